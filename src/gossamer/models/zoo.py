@@ -1,0 +1,63 @@
+"""The one table of models that users name, and `build`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from gossamer.errors import ConfigError, unknown
+from gossamer.models.mlp import mlp
+from gossamer.models.mobilenet import digits_mobilenet
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "mobilenet-digits": digits_mobilenet,
+}
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """A model by its name in `MODELS`, or any module by import path "package.module:callable".
+
+    Args:
+        name: a key of `MODELS` or an import path. Only paths that you trust: importing runs the module's code.
+        options: keyword arguments of the builder; those of `MODELS` all take `shape` (of one input) and `classes`.
+    Raises:
+        ConfigError: unknown name, option or path, or a callable that returns no `nn.Module`.
+
+    >>> build("mlp", shape=(1, 8, 8), hidden=(32,)).fc1
+    Linear(in_features=64, out_features=32, bias=False)
+    """
+    builder = _imported(name) if ":" in name else MODELS.get(name)
+    if builder is None:
+        raise unknown("model", name, MODELS)
+    _check_options(name, builder, options)
+    model = builder(**options)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _check_options(name: str, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(builder).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            raise unknown(f"option of model {name!r}", option, parameters)
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"cannot import model {path!r} (package.module:callable): {error}") from error
+    if not callable(found):
+        raise ConfigError(f"model {path!r} is a {type(found).__name__}, not a callable that builds a module")
+    return found
