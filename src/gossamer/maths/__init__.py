@@ -1,0 +1,1 @@
+"""Mathematics that knows no model: schedules, statistics, proximal operators, Pareto fronts."""
