@@ -1,0 +1,44 @@
+# `make run` and `make test` are all that a new clone needs: python >= 3.11, a C++ compiler, make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.gossamer-setup
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: setup run test reproduce bench lint wheel
+.DEFAULT_GOAL := run
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Gossamer needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# The extension is also laid beside the sources, so that PYTHONPATH=src works without the installation.
+$(STAMP): $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt scikit_build_core nanobind cmake ninja
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	rm -f src/gossamer/_native.*
+	$(BIN)/python -c 'import pathlib, shutil, sysconfig; [shutil.copy(f, "src/gossamer") for f in pathlib.Path(sysconfig.get_path("platlib"), "gossamer").glob("_native.*")]'
+	touch $@
+
+run: setup
+	$(BIN)/python -m gossamer.cli demo
+
+test: setup
+	$(ONE_THREAD) timeout 15m $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+reproduce: setup
+	$(BIN)/python -m gossamer.cli reproduce --stale
+
+bench: setup
+	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+
+lint: setup
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy src/gossamer
+
+wheel: setup
+	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .

@@ -1,0 +1,25 @@
+// The extension gossamer._native. Only gossamer/kernels/native.py imports it.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "core/cpu.hpp"
+
+namespace nb = nanobind;
+
+namespace gossamer {
+void bind_masks(nb::module_& module);
+}
+
+NB_MODULE(_native, module) {
+  using namespace gossamer;
+  module.def("level", [] { return std::string(name(level())); });
+  module.def("set_level", &set_level);
+  module.def("features", [] { return features(); });
+  module.def("levels", [] {
+    std::vector<std::string> names;
+    for (Level candidate : available()) names.emplace_back(name(candidate));
+    return names;
+  });
+  bind_masks(module);
+}
