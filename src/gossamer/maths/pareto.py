@@ -37,7 +37,7 @@ def front(points: Points, maximise: Sequence[bool]) -> list[int]:
     """
     costs = _as_minimisation(points, maximise)
     worse = (costs[:, None] >= costs[None]).all(-1) & (costs[:, None] > costs[None]).any(-1)
-    return [int(i) for i in np.flatnonzero(~worse.any(1))]
+    return [int(i) for i in np.flatnonzero(~np.any(worse, axis=1))]
 
 
 def hypervolume(points: Points, reference: Sequence[float], maximise: Sequence[bool]) -> float:
