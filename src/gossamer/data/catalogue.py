@@ -6,14 +6,31 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gossamer.data.arrays import arrays, fashion_mnist_900
+from gossamer.data.cifar import cifar10, cifar10_jpeg, cifar100
 from gossamer.data.dataset import Dataset
 from gossamer.data.digits import digits, noisy_digits, shifted_digits
-from gossamer.errors import unknown
+from gossamer.data.idx import fashion_mnist, idx, mnist
+from gossamer.data.images import images
+from gossamer.data.text import text, tiny_shakespeare, wikitext2
+from gossamer.errors import ConfigError, unknown
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "digits": digits,
     "digits-shifted": shifted_digits,
     "digits-noisy": noisy_digits,
+    "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
+    "fashion-mnist-900": fashion_mnist_900,
+    "cifar10": cifar10,
+    "cifar10-jpeg": cifar10_jpeg,
+    "cifar100": cifar100,
+    "tiny-shakespeare": tiny_shakespeare,
+    "wikitext-2": wikitext2,
+    "idx": idx,
+    "images": images,
+    "arrays": arrays,
+    "text": text,
 }
 
 
@@ -22,7 +39,8 @@ def load(name: str, **options: Any) -> Dataset:
 
     Args:
         name: a key of `DATASETS`.
-        options: keyword arguments of that loader; all take `batch_size`, `seed` and `val` (held-out fraction).
+        options: keyword arguments of that loader; all take `batch_size`, `seed` and `val`, and the general
+            ones at the table's end need `path`.
     Raises:
         ConfigError: unknown name or option; the message gives the nearest known ones.
         DataError: files are missing or corrupt.
@@ -37,4 +55,7 @@ def load(name: str, **options: Any) -> Dataset:
     for option in options:
         if option not in known:
             raise unknown(f"option of data set {name!r}", option, known)
+    needed = [key for key, value in known.items() if value.default is value.empty and key not in options]
+    if needed:
+        raise ConfigError(f"data set {name!r} needs the option {', '.join(needed)}")
     return loader(**options)

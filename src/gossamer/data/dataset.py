@@ -73,8 +73,8 @@ class Batches:
         source: a `Source`, or a sequence of tensors with equal first dimension (inputs first).
         batch_size: samples in a batch; at most the whole source.
         seed: of the order and of the transform; non-negative.
-        shuffle: a new permutation each epoch, and a last incomplete batch is dropped (a batch of one sample breaks
-            batch normalisation). Without it the order is kept and the last batch may be smaller.
+        shuffle: a new permutation each epoch, and a last incomplete batch is dropped (a batch of one sample
+            breaks batch normalisation). Without it the order is kept and the last batch may be smaller.
         transform: `(inputs, generator) -> inputs`, applied to the first tensor of each batch.
     Raises:
         DataError: the source is empty.

@@ -1,4 +1,4 @@
-"""The handwritten digits that ship inside scikit-learn: 1797 images of 8x8, plain or pasted on a noisy canvas."""
+"""The digits that ship inside scikit-learn: 1797 images of 8x8, plain or pasted on a noisy canvas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer.data.dataset import Batches, Dataset, Tensors, generator, hold_out
-from gossamer.errors import ConfigError, MissingExtra
+from gossamer.errors import ConfigError
 
 SIDE = 8
 _TEST_DRAWS, _VAL_DRAWS = 11, 12  # random streams of the fixed evaluation draws
@@ -17,10 +17,8 @@ _TEST_DRAWS, _VAL_DRAWS = 11, 12  # random streams of the fixed evaluation draws
 
 def _images() -> tuple[Tensor, Tensor]:
     """All digits in one fixed random order: images (1797, 1, 8, 8) in [0, 1], labels (1797,) int64."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtra("scikit-learn", "data") from error
+    from sklearn.datasets import load_digits  # slow to import, and only needed here
+
     images, labels = load_digits(return_X_y=True)
     # RandomState's stream is frozen by NumPy, so the split is the same with every version.
     order = np.random.RandomState(0).permutation(len(labels))
@@ -36,7 +34,7 @@ def _split(train: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def digits(*, batch_size: int = 128, seed: int = 0, val: float = 0.0, train: int = 1000) -> Dataset:
-    """The plain digits: inputs (1, 8, 8) in [0, 1], 10 classes, the first `train` of a fixed permutation to train.
+    """The plain digits: inputs (1, 8, 8) in [0, 1]; the first `train` of a fixed order train, the rest test.
 
     Args:
         batch_size: samples in a batch.
@@ -45,7 +43,6 @@ def digits(*, batch_size: int = 128, seed: int = 0, val: float = 0.0, train: int
         train: number of training images (1000, as in the shifted form); the rest is the test set.
     Raises:
         ConfigError: `train` or `val` leaves a part empty.
-        MissingExtra: scikit-learn is not installed.
     """
     x, y, x_test, y_test = _split(train)
     kept, held = hold_out(train, val)
@@ -89,10 +86,11 @@ def shifted_digits(
     train: int = 1000,
     test_draws: int = 4782,
 ) -> Dataset:
-    """Digits at random places of a noisy canvas: fresh draws for each training batch, fixed draws to evaluate.
+    """Digits at random places of a noisy canvas: fresh draws for each training batch, fixed ones to test.
 
-    The defaults give the 12x12 task of GraNet's small reproduction: 1000 training images, 797 test images with 6
-    draws each. Inputs (1, canvas, canvas); draw i of the test set shows test image i mod (1797 - train).
+    The defaults give the 12x12 task of GraNet's small reproduction: 1000 training images, 797 test images
+    with 6 draws each. Inputs (1, canvas, canvas); draw i of the test set shows test image
+    i mod (1797 - train).
 
     Args:
         batch_size: samples in a batch.
@@ -104,7 +102,6 @@ def shifted_digits(
         test_draws: samples of the fixed test set.
     Raises:
         ConfigError: a canvas below 8, negative noise, no test draw, or an empty part.
-        MissingExtra: scikit-learn is not installed.
     """
     if canvas < SIDE or noise < 0 or test_draws < 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Where data sets lie on this machine: `--data`, `$GOSSAMER_DATA`, or a `shared/data` folder by the checkout."""
+"""Where data sets lie: `--data`, `$GOSSAMER_DATA`, or a `shared/data` folder beside the checkout."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def use_folder(folder: str | Path | None) -> None:
 def roots() -> list[Path]:
     """The folders that `find` searches, in order: `use_folder`, `$GOSSAMER_DATA`, `../shared/data`.
 
-    `$GOSSAMER_DATA` may name several folders, separated as in `$PATH`. The last place is looked for beside the
-    current folder and beside the checkout that holds this package.
+    `$GOSSAMER_DATA` may name several folders, separated as in `$PATH`. The last place is looked for
+    beside the current folder and beside the checkout that holds this package.
     """
     named = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
     checkouts = [Path.cwd(), Path(__file__).resolve().parents[3]]

@@ -24,7 +24,7 @@ def mlp(
         shape: of one input, flattened; the default is the 12x12 canvas of the shifted digits (144 inputs).
         classes: outputs.
         hidden: widths of the hidden layers; (w, w) gives the width sweep of random pruning's reproduction.
-        norm: batch normalisation after each hidden layer, which then has no bias; else a bias, no normalisation.
+        norm: batch normalisation after each hidden layer, which then has no bias; else only a bias.
     Returns:
         a module (B, *shape) -> (B, classes).
     Raises:
