@@ -1,0 +1,1 @@
+"""Run folders, atomic checkpoints, signals, progress, logs and sweeps. There is no training loop here."""
