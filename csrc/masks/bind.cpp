@@ -7,6 +7,7 @@
 
 #include "../core/pool.hpp"
 #include "mask_kernels.hpp"
+#include "topk.hpp"
 
 namespace nb = nanobind;
 
@@ -81,6 +82,17 @@ bool nm_mask(uintptr_t scores, uintptr_t mask, int64_t groups, int n, int m, int
   return clean;
 }
 
+// keep[r] survivors in row r. False when a score is NaN; the mask is then unfinished.
+bool topk_rows(uintptr_t scores, uintptr_t mask, int64_t rows, int64_t columns, uintptr_t keep, int threads) {
+  std::atomic<bool> clean{true};
+  parallel_for(rows, rows_in_a_chunk(columns), threads, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      if (!topk_row(at<float>(scores) + r * columns, at<uint8_t>(mask) + r * columns, columns, at<int64_t>(keep)[r]))
+        clean = false;
+  });
+  return clean;
+}
+
 }  // namespace
 
 void bind_masks(nb::module_& module) {
@@ -90,6 +102,7 @@ void bind_masks(nb::module_& module) {
   module.def("popcount", &popcount, unlocked);
   module.def("zero_unmasked", &zero_unmasked, unlocked);
   module.def("nm_mask", &nm_mask, unlocked);
+  module.def("topk_rows", &topk_rows, unlocked);
 }
 
 }  // namespace gossamer

@@ -135,10 +135,56 @@ bool nm_tile(const Raw* scores, uint8_t* mask, int lanes, int n, int m) {
   return nan == 0;
 }
 
+#if defined(__AVX2__)
+__m256 load8(const float* p) { return _mm256_loadu_ps(p); }
+__m256 load8(const BFloat16* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+// All ones where fewer than n of the other three of a group of four beat an element. A neighbour at distance d
+// comes earlier in the group for the last d elements, and then also wins ties.
+__m256i keep_of_four(__m256 v, __m256i minus_n) {
+  const __m256 d1 = _mm256_permute_ps(v, 0x39), d2 = _mm256_permute_ps(v, 0x4e), d3 = _mm256_permute_ps(v, 0x93);
+  const __m256 b1 = _mm256_blend_ps(_mm256_cmp_ps(d1, v, _CMP_GT_OQ), _mm256_cmp_ps(d1, v, _CMP_GE_OQ), 0x88);
+  const __m256 b2 = _mm256_blend_ps(_mm256_cmp_ps(d2, v, _CMP_GT_OQ), _mm256_cmp_ps(d2, v, _CMP_GE_OQ), 0xcc);
+  const __m256 b3 = _mm256_blend_ps(_mm256_cmp_ps(d3, v, _CMP_GT_OQ), _mm256_cmp_ps(d3, v, _CMP_GE_OQ), 0xee);
+  const __m256i minus_beaten =
+      _mm256_add_epi32(_mm256_castps_si256(b1), _mm256_add_epi32(_mm256_castps_si256(b2), _mm256_castps_si256(b3)));
+  return _mm256_cmpgt_epi32(minus_beaten, minus_n);
+}
+
+// Eight groups of four at a time, within registers; returns how many groups are done.
+template <class Raw>
+int64_t nm_fours(const Raw* scores, uint8_t* mask, int64_t groups, int n, bool& clean) {
+  const __m256i minus_n = _mm256_set1_epi32(-n), in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  __m256 nan = _mm256_setzero_ps();
+  int64_t g = 0;
+  for (; g + 8 <= groups; g += 8) {
+    __m256i keep[4];
+    for (int i = 0; i < 4; ++i) {
+      const __m256 v = load8(scores + g * 4 + i * 8);
+      nan = _mm256_or_ps(nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+      keep[i] = keep_of_four(v, minus_n);
+    }
+    const __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(keep[0], keep[1]), _mm256_packs_epi32(keep[2], keep[3]));
+    const __m256i ordered = _mm256_and_si256(_mm256_permutevar8x32_epi32(bytes, in_order), _mm256_set1_epi8(1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(mask + g * 4), ordered);
+  }
+  clean &= _mm256_movemask_ps(nan) == 0;
+  return g;
+}
+#endif
+
 template <int M, class Raw, class Real>
 bool nm_groups(const Raw* scores, uint8_t* mask, int64_t groups, int n, int m) {
   bool clean = true;
-  for (int64_t g = 0; g < groups; g += kLanes) {
+  int64_t g = 0;
+#if defined(__AVX2__)
+  if constexpr (M == 4 && sizeof(Real) == 4) g = nm_fours(scores, mask, groups, n, clean);
+#endif
+  for (; g < groups; g += kLanes) {
     const int lanes = groups - g < kLanes ? static_cast<int>(groups - g) : kLanes;
     clean &= nm_tile<M, Raw, Real>(scores + g * m, mask + g * m, lanes, n, m);
   }

@@ -1,0 +1,77 @@
+#include "topk.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+namespace gossamer {
+namespace {
+
+constexpr int64_t kShort = 4096;  // up to here a partial sort on the stack beats counting
+
+bool is_nan(float x) { return x != x; }
+
+// Unsigned numbers in the order of the floats; both zeros are equal.
+uint32_t key(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  if (bits == 0x80000000u) bits = 0;
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// The smallest key among the `keep` largest.
+uint32_t threshold_short(const float* scores, int64_t count, int64_t keep) {
+  uint32_t keys[kShort];
+  for (int64_t i = 0; i < count; ++i) keys[i] = key(scores[i]);
+  std::nth_element(keys, keys + keep - 1, keys + count, std::greater<>());
+  return keys[keep - 1];
+}
+
+// The same by counting digits from the top: 11, 11 and 10 bits.
+uint32_t threshold_long(const float* scores, int64_t count, int64_t keep) {
+  uint32_t found = 0;  // the digits known so far
+  int known = 0;
+  for (int bits : {11, 11, 10}) {
+    const int shift = 32 - known - bits;
+    const uint32_t digits = 1u << bits;
+    int64_t counts[2048] = {};
+    if (known == 0) {
+      for (int64_t i = 0; i < count; ++i) ++counts[key(scores[i]) >> shift];
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const uint32_t k = key(scores[i]);
+        if (k >> (32 - known) == found) ++counts[k >> shift & (digits - 1)];
+      }
+    }
+    uint32_t digit = digits - 1;
+    for (; counts[digit] < keep; --digit) keep -= counts[digit];
+    found = found << bits | digit;
+    known += bits;
+  }
+  return found;
+}
+
+}  // namespace
+
+bool topk_row(const float* scores, uint8_t* mask, int64_t count, int64_t keep) {
+  bool clean = true;
+  for (int64_t i = 0; i < count; ++i) clean &= !is_nan(scores[i]);
+  if (!clean) return false;
+  if (keep == 0 || keep == count) {
+    std::memset(mask, keep > 0, static_cast<size_t>(count));
+    return true;
+  }
+  const uint32_t threshold =
+      count <= kShort ? threshold_short(scores, count, keep) : threshold_long(scores, count, keep);
+  int64_t ties = keep;
+  for (int64_t i = 0; i < count; ++i) {
+    const bool above = key(scores[i]) > threshold;
+    mask[i] = above;
+    ties -= above;
+  }
+  for (int64_t i = 0; ties > 0; ++i)
+    if (key(scores[i]) == threshold) mask[i] = 1, --ties;
+  return true;
+}
+
+}  // namespace gossamer
