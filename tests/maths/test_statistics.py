@@ -17,19 +17,23 @@ values = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12)
 def test_mean_sd_by_hand():
     assert mean_sd([2.0, 4.0, 9.0]) == (5.0, math.sqrt(13))
     mean, sd = mean_sd([3.0])
-    assert mean == 3.0 and math.isnan(sd)
+    assert mean == 3.0
+    assert math.isnan(sd)
 
 
 def test_t_interval_by_table():
     got = t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     half = 2.776445105 * math.sqrt(2.5) / math.sqrt(5)  # t quantile 0.975 with 4 degrees of freedom
-    assert got.low == pytest.approx(3 - half, rel=1e-8) and got.high == pytest.approx(3 + half, rel=1e-8)
+    assert got.low == pytest.approx(3 - half, rel=1e-8)
+    assert got.high == pytest.approx(3 + half, rel=1e-8)
     assert got.n == 5
 
 
 def test_a_single_run_has_no_interval():
     got = t_interval([0.7])
-    assert got.mean == 0.7 and math.isnan(got.low) and math.isnan(got.high)
+    assert got.mean == 0.7
+    assert math.isnan(got.low)
+    assert math.isnan(got.high)
 
 
 @given(values)
@@ -88,7 +92,8 @@ def test_bootstrap_matches_theory_for_the_mean_and_repeats():
     got = bootstrap(sample)
     exact = t_interval(sample)
     assert got == bootstrap(sample)
-    assert got.low == pytest.approx(exact.low, abs=0.02) and got.high == pytest.approx(exact.high, abs=0.02)
+    assert got.low == pytest.approx(exact.low, abs=0.02)
+    assert got.high == pytest.approx(exact.high, abs=0.02)
     assert bootstrap([1.0, 2.0, 30.0], np.median).mean == 2.0
 
 

@@ -30,7 +30,8 @@ def test_accuracy_falls_and_nothing_is_left_behind():
     assert fgsm_accuracy(model, x, y, 0.0) == 1.0
     with torch.no_grad():
         assert fgsm_accuracy(model, x, y, 0.3) == 0.0
-    assert model.training and all(p.grad is None for p in model.parameters())
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_bad_input_is_named():

@@ -1,0 +1,26 @@
+"""The published systems, one module each; `PAPERS` is the one table."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from gossamer.errors import unknown
+
+if TYPE_CHECKING:
+    from gossamer.claims.protocol import Paper
+
+# slug -> module that holds `PAPER`
+PAPERS: dict[str, str] = {
+    "granet": "gossamer.papers.granet",
+    "random-pruning": "gossamer.papers.random_pruning",
+    "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
+}
+
+
+def load(slug: str) -> Paper:
+    """The paper of that slug. Raises ConfigError with the nearest known slugs."""
+    if slug not in PAPERS:
+        raise unknown("paper", slug, PAPERS)
+    paper: Paper = import_module(PAPERS[slug]).PAPER
+    return paper
