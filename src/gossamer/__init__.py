@@ -1,3 +1,30 @@
-"""Gossamer: decide what may be zero, train it that way, and make the zeros pay."""
+"""Gossamer: decide what may be zero, train it that way, and make the zeros pay.
+
+The public verbs are imported on first use, so that `import gossamer` stays quick.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_VERBS = {
+    "Recipe": "gossamer.sparsify.recipe",
+    "Sparsifier": "gossamer.sparsify.sparsifier",
+}
+_MODULES = ("data", "kernels", "models", "recipes", "sparsify", "training")
+
+__all__ = [*_VERBS, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(import_module(_VERBS[name]), name)
+    if name in _MODULES:
+        return import_module(f"gossamer.{name}")
+    raise AttributeError(f"module 'gossamer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,12 +1,12 @@
 """Masks as bits: one bit per weight, little-endian, each row padded to a byte.
 
-    >>> bits = pack(torch.tensor([[True, False, True], [False, True, True]]))
-    >>> bits.tolist()
-    [[5], [6]]
-    >>> unpack(bits, (2, 3)).tolist()
-    [[True, False, True], [False, True, True]]
-    >>> popcount(bits)
-    4
+>>> bits = pack(torch.tensor([[True, False, True], [False, True, True]]))
+>>> bits.tolist()
+[[5], [6]]
+>>> unpack(bits, (2, 3)).tolist()
+[[True, False, True], [False, True, True]]
+>>> popcount(bits)
+4
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def pack(mask: Tensor) -> Tensor:
         MaskError: the mask is not bool.
     """
     if mask.dtype is not torch.bool:
-        raise MaskError(f"pack needs a bool mask, got {mask.dtype}; compare with zero first, e.g. weight != 0")
+        raise MaskError(
+            f"pack needs a bool mask, got {mask.dtype}; compare with zero first, e.g. weight != 0"
+        )
     return _pack(mask)
 
 
@@ -141,7 +143,9 @@ def _popcount(bits: Tensor) -> Tensor:
     if extension is None:
         return popcount_reference(bits)
     bits = bits.contiguous()
-    return torch.tensor(extension.popcount(bits.data_ptr(), bits.numel(), native.threads()), dtype=torch.int64)
+    return torch.tensor(
+        extension.popcount(bits.data_ptr(), bits.numel(), native.threads()), dtype=torch.int64
+    )
 
 
 @_popcount.register_fake

@@ -1,7 +1,7 @@
 """The compiled kernels, or None: the only module that imports the extension.
 
-The environment variable `GOSSAMER_CPU` forces a level (`portable`, `neon`, `avx2`, `avx512`), or `none` for the
-plain-torch references.
+The environment variable `GOSSAMER_CPU` forces a level (`portable`, `neon`, `avx2`, `avx512`), or `none` for
+the plain-torch references.
 """
 
 from __future__ import annotations

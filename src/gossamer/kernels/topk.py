@@ -1,7 +1,7 @@
 """Exact selection: masks with exactly the asked number of survivors.
 
-Larger scores survive; among equal scores the lower flat index survives; -inf loses to everything but may be kept;
-NaN is an error. The result is the same for any number of threads.
+Larger scores survive; among equal scores the lower flat index survives; -inf loses to everything but may be
+kept; NaN is an error. The result is the same for any number of threads.
 
     >>> topk_mask(torch.tensor([3.0, 1.0, 3.0, 3.0]), 2).tolist()
     [True, False, True, False]
@@ -135,15 +135,20 @@ def _budgets(k: int | Sequence[int] | Tensor, scores: Tensor, name: str) -> Tens
     """k as one int64 per row, checked."""
     lead, n = scores.shape[:-1], scores.shape[-1]
     budgets = torch.as_tensor(k, device=scores.device)
+    if budgets.numel() == 0:
+        budgets = budgets.to(torch.int64)
     if budgets.is_floating_point() or budgets.is_complex() or budgets.dtype is torch.bool:
         raise ConfigError(f"budgets count {name}: they must be integers, got {budgets.dtype}")
     if budgets.dim() and budgets.shape != lead:
         raise ShapeError(
-            f"{name} of shape {tuple(scores.shape)} need budgets of shape {tuple(lead)}, got {tuple(budgets.shape)}"
+            f"{name} of shape {tuple(scores.shape)} need budgets of shape {tuple(lead)}, "
+            f"got {tuple(budgets.shape)}"
         )
     wrong = budgets[(budgets < 0) | (budgets > n)]
     if wrong.numel():
-        raise ConfigError(f"cannot keep {int(wrong.flatten()[0])} of the {n} {name} of a row: need 0 <= k <= {n}")
+        raise ConfigError(
+            f"cannot keep {int(wrong.flatten()[0])} of the {n} {name} of a row: need 0 <= k <= {n}"
+        )
     return budgets.to(torch.int64).expand(lead).reshape(-1)
 
 
@@ -166,7 +171,8 @@ def nm_mask(scores: Tensor, n: int, m: int, *, name: str = "scores") -> Tensor:
         raise ConfigError(f"{n}:{m} sparsity needs 0 <= n <= m and m >= 1")
     if scores.dim() == 0 or scores.shape[-1] % m:
         raise ShapeError(
-            f"{n}:{m} sparsity needs a last axis divisible by {m}, but the {name} have shape {tuple(scores.shape)}"
+            f"{n}:{m} sparsity needs a last axis divisible by {m}, "
+            f"but the {name} have shape {tuple(scores.shape)}"
         )
     mask, clean = _nm_mask(scores.detach(), n, m)
     if not torch.compiler.is_compiling() and not clean:
