@@ -1,0 +1,47 @@
+"""Published methods. A recipe is a value to hand to `Sparsifier`; procedures are lists of training stages.
+
+RECIPES holds every name that a command line or a configuration may use.
+"""
+
+from collections.abc import Callable
+
+from ..sparsify.recipe import Recipe
+from .dynamic import itop, rigl, set_
+from .gradual import gmp, granet
+from .nm import asp, sr_ste, ste
+from .static import dense, grasp, magnitude, random, snip, synflow
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "dense": dense,
+    "magnitude": magnitude,
+    "random": random,
+    "snip": snip,
+    "grasp": grasp,
+    "synflow": synflow,
+    "gmp": gmp,
+    "granet": granet,
+    "set": set_,
+    "rigl": rigl,
+    "itop": itop,
+    "ste": ste,
+    "sr_ste": sr_ste,
+    "asp": asp,
+}
+
+__all__ = [
+    "RECIPES",
+    "asp",
+    "dense",
+    "gmp",
+    "granet",
+    "grasp",
+    "itop",
+    "magnitude",
+    "random",
+    "rigl",
+    "set_",
+    "snip",
+    "sr_ste",
+    "ste",
+    "synflow",
+]
