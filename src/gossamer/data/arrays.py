@@ -56,9 +56,7 @@ def _check_members(archive: zipfile.ZipFile, path: Path, max_bytes: int) -> None
             if dtype.hasobject:
                 raise DataError(f"array {member.filename!r} of {path} holds pickled objects; it is not read")
             if stream.tell() + prod(shape) * dtype.itemsize != member.file_size:
-                raise DataError(
-                    f"array {member.filename!r} of {path} does not fill its declared shape {shape}"
-                )
+                raise DataError(f"array {member.filename!r} of {path} does not fill its declared shape {shape}")
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
@@ -92,9 +90,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
-def arrays(
-    *, path: str | Path, batch_size: int = 128, seed: int = 0, val: float = 0.0, test: float = 0.2
-) -> Dataset:
+def arrays(*, path: str | Path, batch_size: int = 128, seed: int = 0, val: float = 0.0, test: float = 0.2) -> Dataset:
     """A data set from named arrays: `x_train, y_train, x_test, y_test`, or `x, y` with a fixed random split.
 
     Integer targets make a classification (classes 0 ... max), floats a regression. uint8 inputs are scaled to

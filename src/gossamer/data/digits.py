@@ -104,9 +104,7 @@ def shifted_digits(
         ConfigError: a canvas below 8, negative noise, no test draw, or an empty part.
     """
     if canvas < SIDE or noise < 0 or test_draws < 1:
-        raise ConfigError(
-            f"canvas={canvas}, noise={noise}, test_draws={test_draws}: need >= {SIDE}, >= 0 and >= 1"
-        )
+        raise ConfigError(f"canvas={canvas}, noise={noise}, test_draws={test_draws}: need >= {SIDE}, >= 0 and >= 1")
     x, y, x_test, y_test = _split(train)
     kept, held = hold_out(train, val)
     paste = PasteNoisily(canvas, noise)
@@ -131,6 +129,4 @@ def noisy_digits(*, batch_size: int = 128, seed: int = 0, val: float = 0.0) -> D
     The task of the "sparse and wide against dense" comparison of the Fast Sparse ConvNets reproduction.
     Arguments and errors as in `shifted_digits`.
     """
-    return shifted_digits(
-        batch_size=batch_size, seed=seed, val=val, canvas=16, noise=0.45, train=1300, test_draws=1500
-    )
+    return shifted_digits(batch_size=batch_size, seed=seed, val=val, canvas=16, noise=0.45, train=1300, test_draws=1500)

@@ -136,9 +136,7 @@ def mnist(*, batch_size: int = 128, seed: int = 0, val: float = 0.0, augment: bo
     )
 
 
-def fashion_mnist(
-    *, batch_size: int = 128, seed: int = 0, val: float = 0.0, augment: bool = False
-) -> Dataset:
+def fashion_mnist(*, batch_size: int = 128, seed: int = 0, val: float = 0.0, augment: bool = False) -> Dataset:
     """Fashion-MNIST from the folder "fashion-mnist" of `find`; inputs (1, 28, 28); see `idx`."""
     return idx(
         path=_family("fashion-mnist"),

@@ -90,9 +90,7 @@ def image_files(path: str | Path, size: int, part: str | None = None) -> ImageFi
     chosen = [
         name
         for name in found
-        if name.suffix.lower() in SUFFIXES
-        and len(name.parts) >= 2
-        and (part is None or part in name.parts[:-2])
+        if name.suffix.lower() in SUFFIXES and len(name.parts) >= 2 and (part is None or part in name.parts[:-2])
     ]
     if not chosen:
         where = f" under {part!r}" if part else ""

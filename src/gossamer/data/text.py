@@ -124,7 +124,8 @@ def wikitext2(
 ) -> Dataset:
     """WikiText-2's validation file as a small text, the last tenth to test; see `text`.
 
-    File: "wikitext-2" of `find`. Figures on it are not comparable with published ones, which train on the far larger training file.
+    File: "wikitext-2" of `find`. Figures on it are not comparable with published ones, which
+    train on the far larger training file.
     """
     path = find("wikitext-2", "valid.txt") / "valid.txt"
     return text(path=path, tokenizer=tokenizer, context=context, batch_size=batch_size, seed=seed, val=val)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import itertools
 import json
 import re
 import sys
@@ -58,14 +60,10 @@ def _letters() -> tuple[str, ...]:
 def _word_pattern() -> re.Pattern[str]:
     """GPT-2's split into words: contractions, letters, numbers, other signs, each with one leading space."""
     # `re` has no \p{N}; its \d lacks numerals such as "²", and \w has them among the letters.
-    other = (
-        chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Nl", "No")
-    )
+    other = (chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Nl", "No"))
     numerals = re.escape("".join(other))
     number, letter = rf"[\d{numerals}]", rf"[^\W\d_{numerals}]"
-    return re.compile(
-        rf"'(?:s|t|re|ve|m|ll|d)| ?{letter}+| ?{number}+| ?(?:(?!{letter}|{number})\S)+|\s+(?!\S)|\s+"
-    )
+    return re.compile(rf"'(?:s|t|re|ve|m|ll|d)| ?{letter}+| ?{number}+| ?(?:(?!{letter}|{number})\S)+|\s+(?!\S)|\s+")
 
 
 class BpeTokenizer:
@@ -88,9 +86,7 @@ class BpeTokenizer:
         if missing:
             raise ConfigError(f"BPE vocabulary has no id for {missing[0]!r} and {len(missing) - 1} others")
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-            raise ConfigError(
-                f"the {len(vocabulary)} ids of a BPE vocabulary must be 0 ... {len(vocabulary) - 1}"
-            )
+            raise ConfigError(f"the {len(vocabulary)} ids of a BPE vocabulary must be 0 ... {len(vocabulary) - 1}")
         self.vocabulary = vocabulary
         self.size = len(vocabulary)
         self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
@@ -150,7 +146,7 @@ class BpeTokenizer:
     def _encode_word(self, word: str) -> tuple[int, ...]:
         pieces = _spell(word)
         while len(pieces) > 1:
-            pair = min(zip(pieces, pieces[1:], strict=False), key=lambda p: self._rank.get(p, sys.maxsize))
+            pair = min(itertools.pairwise(pieces), key=lambda p: self._rank.get(p, sys.maxsize))
             if pair not in self._rank:
                 break
             pieces = _merge(pieces, pair)
@@ -184,13 +180,13 @@ def _learn(words: Counter[tuple[str, ...]], count: int) -> list[tuple[str, str]]
 
     def add(index: int, sign: int) -> None:
         pieces, times = spelled[index]
-        for pair in zip(pieces, pieces[1:], strict=False):
+        for pair in itertools.pairwise(pieces):
             pairs[pair] += sign * times
             where[pair].add(index)
 
     for index in range(len(spelled)):
         add(index, 1)
-    merges = []
+    merges: list[tuple[str, str]] = []
     while len(merges) < count and pairs:
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         if pairs[best] <= 0:
@@ -229,7 +225,7 @@ class HuggingFaceTokenizer:
 
     def __init__(self, path: str | Path) -> None:
         try:
-            import tokenizers
+            tokenizers = importlib.import_module("tokenizers")
         except ImportError as error:
             raise MissingExtra("tokenizers", "hf") from error
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import nn
@@ -34,7 +35,7 @@ def mlp(
     if min(widths) < 1:
         raise ConfigError(f"widths of an MLP must be >= 1, got {widths}")
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for index, (inputs, outputs) in enumerate(zip(widths, widths[1:-1], strict=False), start=1):
+    for index, (inputs, outputs) in enumerate(pairwise(widths[:-1]), start=1):
         layers[f"fc{index}"] = nn.Linear(inputs, outputs, bias=not norm)
         if norm:
             layers[f"bn{index}"] = nn.BatchNorm1d(outputs)

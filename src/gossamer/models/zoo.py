@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from gossamer.errors import ConfigError, unknown
+from gossamer.models.convnet import convnet, lenet5, lenet_300_100, vgg19
+from gossamer.models.efficientnet import efficientnet_b0
+from gossamer.models.language import llama
 from gossamer.models.mlp import mlp
-from gossamer.models.mobilenet import digits_mobilenet
+from gossamer.models.mobilenet import digits_mobilenet, mobilenet_v1, mobilenet_v2
+from gossamer.models.resnet import CifarResNet, WideResNet, resnet18, resnet50
+from gossamer.models.unet import UNet
+from gossamer.models.vit import vit_b16, vit_s16, vit_tiny
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
+    "lenet-300-100": lenet_300_100,
+    "lenet-5": lenet5,
+    "convnet": convnet,
     "mobilenet-digits": digits_mobilenet,
+    "vgg-19": vgg19,
+    "resnet-20": partial(CifarResNet, 20),
+    "resnet-32": partial(CifarResNet, 32),
+    "resnet-44": partial(CifarResNet, 44),
+    "resnet-56": partial(CifarResNet, 56),
+    "resnet-110": partial(CifarResNet, 110),
+    "wide-resnet": WideResNet,
+    "resnet-18": resnet18,
+    "resnet-50": resnet50,
+    "mobilenet-v1": mobilenet_v1,
+    "mobilenet-v2": mobilenet_v2,
+    "efficientnet-b0": efficientnet_b0,
+    "vit-tiny": vit_tiny,
+    "vit-s16": vit_s16,
+    "vit-b16": vit_b16,
+    "llama": llama,
+    "unet": UNet,
 }
 
 
@@ -23,8 +50,9 @@ def build(name: str, **options: Any) -> nn.Module:
     """A model by its name in `MODELS`, or any module by import path "package.module:callable".
 
     Args:
-        name: a key of `MODELS` or an import path. Only paths that you trust: importing runs the module's code.
-        options: keyword arguments of the builder; those of `MODELS` all take `shape` (of one input) and `classes`.
+        name: a key of `MODELS` or an import path. Only paths that you trust: importing runs code.
+        options: keyword arguments of the builder; those of `MODELS` all take `shape` (of one input) and
+            `classes`.
     Raises:
         ConfigError: unknown name, option or path, or a callable that returns no `nn.Module`.
 
