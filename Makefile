@@ -16,11 +16,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The extension is also laid beside the sources, so that PYTHONPATH=src works without the installation.
+# A failed build leaves a cache that would fail again once there is a compiler, so it goes.
 $(STAMP): $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt scikit_build_core nanobind cmake ninja
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	rm -f src/gossamer/_native.*
 	$(BIN)/python -c 'import pathlib, shutil, sysconfig; [shutil.copy(f, "src/gossamer") for f in pathlib.Path(sysconfig.get_path("platlib"), "gossamer").glob("_native.*")]'
+	@ls src/gossamer/_native.* >/dev/null 2>&1 || { rm -rf build; \
+	  echo "The native kernels were not built: slower plain-torch versions run. With a C++20 compiler: make -B setup"; }
 	touch $@
 
 run: setup
