@@ -68,7 +68,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 def _tensor(array: np.ndarray, name: str, path: Path) -> Tensor:
     try:
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(array.copy(order="C"))
     except TypeError as error:
         raise DataError(f"array {name!r} of {path} has type {array.dtype}, which torch lacks") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -124,7 +124,7 @@ class CifarResNet(nn.Module):
 
 
 def _stage(
-    block: type[nn.Module] | partial[BasicBlock], inputs: int, width: int, count: int, stride: int, expansion: int = 1
+    block: Callable[[int, int, int], nn.Module], inputs: int, width: int, count: int, stride: int, expansion: int = 1
 ) -> nn.Sequential:
     first = block(inputs, width, stride)
     return nn.Sequential(first, *(block(width * expansion, width, 1) for _ in range(count - 1)))
