@@ -15,27 +15,20 @@ from gossamer.kernels import bitmap, native
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {key: value for key, value in os.environ.items() if key != "GOSSAMER_CPU"}
     return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=False,
+        [sys.executable, "-c", code], capture_output=True, text=True, env=inherited | environment, check=False
     )
 
 
-def test_levels_start_with_the_references_and_the_best_is_used():
+def test_the_best_level_is_used():
     assert native.levels()[0] == "none"
-    out = run(
-        "from gossamer.kernels import native; print(native.level() == native.levels()[-1])", GOSSAMER_CPU=""
-    )
-    assert "unknown processor level ''" in out.stderr
-    environment = {key: value for key, value in os.environ.items() if key != "GOSSAMER_CPU"}
-    code = "from gossamer.kernels import native; print(native.level() == native.levels()[-1])"
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
-    assert out.stdout.strip() == "True"
+    out = run("from gossamer.kernels import native; print(native.level() == native.levels()[-1])")
+    assert out.stdout.strip() == "True", out.stderr
+
+
+def test_a_wrong_level_in_the_environment_is_named():
+    assert "unknown processor level 'avx3'" in run("import gossamer.kernels", GOSSAMER_CPU="avx3").stderr
 
 
 @pytest.mark.parametrize("name", native.levels())
