@@ -31,7 +31,7 @@ from gossamer.sparsify.sparsifier import Sparsifier
 
 STEPS = 2000
 HIDDEN = (300, 100)
-ATTACK = 0.1  # FGSM step in units of the pixel range, 0.4 of the noise's standard deviation
+ATTACK = 8 / 255  # FGSM step in units of the pixel range, as usual on CIFAR
 NOISE = 0.25
 
 
