@@ -70,12 +70,20 @@ def build(name: str, **options: Any) -> nn.Module:
 
 
 def _check_options(name: str, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(builder).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    """Refuses what the builder's signature refuses; a builtin without a signature checks for itself."""
+    try:
+        signature = inspect.signature(builder)
+    except ValueError:
         return
-    for option in options:
-        if option not in parameters:
-            raise unknown(f"option of model {name!r}", option, parameters)
+    parameters = signature.parameters
+    if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for option in options:
+            if option not in parameters:
+                raise unknown(f"option of model {name!r}", option, parameters)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"model {name!r}: {error}") from error
 
 
 def _imported(path: str) -> Callable[..., Any]:
