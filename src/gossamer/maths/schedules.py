@@ -115,7 +115,7 @@ class Steps:
             raise ConfigError(f"a step table needs ascending times from 0.0 up to at most 1.0, got {times}")
 
     def __call__(self, t: float) -> Any:
-        return [value for time, value in self.rows if time <= t][-1]
+        return [value for time, value in self.rows if time <= max(t, 0.0)][-1]
 
 
 def geometric_densities(density: float, phases: int) -> tuple[float, ...]:

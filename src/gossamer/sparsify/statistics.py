@@ -117,7 +117,7 @@ class Statistics:
 
 
 def correlation(y: Tensor, x: Tensor) -> Tensor:
-    """Pearson correlation of the columns of y (samples, out) with those of x (samples, in): (out, in), 0 for constants."""
+    """Pearson correlation of the columns of y (samples, out) with those of x (samples, in): 0 for constants."""
     y, x = y - y.mean(0), x - x.mean(0)
     scale = y.norm(dim=0)[:, None] * x.norm(dim=0)[None, :]
     return torch.where(scale > 0, (y.T @ x) / scale.clamp_min(1e-30), 0.0)
