@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,17 +151,16 @@ class _Counter(TorchDispatchMode):
 def _quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation without gradients, side effects or fused kernels that hide what they compute."""
     training = {module: module.training for module in model.modules()}
-    fused, recurrent = torch.backends.mha.get_fastpath_enabled(), any(isinstance(m, nn.RNNBase) for m in training)
+    fused, native = torch.backends.mha.get_fastpath_enabled(), bool(torch.backends.mkldnn.enabled)
+    recurrent = any(isinstance(module, nn.RNNBase) for module in training)
     try:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        with ExitStack() as stack:
-            stack.enter_context(undisturbed(model))
-            stack.enter_context(torch.no_grad())
-            if recurrent:
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        torch.backends.mkldnn.enabled = native and not recurrent
+        with undisturbed(model), torch.no_grad():
             yield
     finally:
+        torch.backends.mkldnn.enabled = native
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in training.items():
             module.training = mode
