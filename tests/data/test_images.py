@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from gossamer.data import load
 from gossamer.data.images import image_files
-from gossamer.errors import ConfigError, DataError
+from gossamer.errors import ConfigError, DataError, MissingExtra
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -136,3 +137,10 @@ def test_an_oversized_member_is_not_read(tmp_path: Path) -> None:
         archive.writestr("a/x.png", bytes((1 << 26) + 1))
     with pytest.raises(DataError, match="at most 67108864"):
         image_files(tmp_path / "bomb.zip", 8)[torch.tensor([0])]
+
+
+def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = image_files(as_zip(tmp_path, files()), 8)
+    monkeypatch.setitem(sys.modules, "PIL", None)  # makes the import fail
+    with pytest.raises(MissingExtra, match=r"'pillow': pip install 'gossamer\[report\]'"):
+        found[torch.tensor([0])]

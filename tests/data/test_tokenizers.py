@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,10 @@ def test_bad_vocabularies() -> None:
         BpeTokenizer([("a", "b")], {"a": 0, "b": 1})
     with pytest.raises(ConfigError, match=r"must be 0 \.\.\. 255"):
         BpeTokenizer([], {piece: 1 + index for piece, index in BpeTokenizer([]).vocabulary.items()})
+
+
+def test_a_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # makes the import fail
+    (tmp_path / "unigram.json").write_text('{"model": {"type": "Unigram"}}')
+    with pytest.raises(MissingExtra, match=r"'tokenizers': pip install 'gossamer\[hf\]'"):
+        BpeTokenizer.from_file(tmp_path / "unigram.json")

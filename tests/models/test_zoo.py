@@ -83,6 +83,21 @@ def test_a_sample_does_not_see_its_batch_in_evaluation(name: str) -> None:
         assert torch.allclose(model(inputs)[:1], model(inputs[:1]), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mobilenet-digits", "resnet-20", "vit-tiny", "llama", "unet"])
+def test_export_captures_the_whole_model(name: str) -> None:
+    model, inputs, _ = example(name)
+    model.eval()
+    captured = torch.export.export(model, (inputs,)).module()
+    assert torch.allclose(captured(inputs), model(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mobilenet-digits", "resnet-20", "efficientnet-b0", "vit-tiny", "llama"])
+def test_symbolic_tracing_works(name: str) -> None:
+    model, inputs, _ = example(name)
+    model.eval()
+    assert torch.equal(torch.fx.symbolic_trace(model)(inputs), model(inputs))
+
+
 def test_full_size_shape_without_computing() -> None:
     with torch.device("meta"):
         model = build("resnet-50")
