@@ -151,9 +151,10 @@ def _no_small_dense(cards: Cards) -> Iterator[str]:
 
 
 def _easy_sparsity(cards: Cards) -> Iterator[str]:
-    levels = [level for card in _methods(cards) if (level := _target(card)) is not None]
-    if levels and max(levels) < 0.8:
-        yield f"the highest sparsity is {max(levels):.0%}; methods differ little below 80 %"
+    levels = {card.method: level for card in _methods(cards) if (level := _target(card)) is not None}
+    if levels and max(levels.values()) < 0.8:
+        highest = max(levels.values())
+        yield f"{', '.join(levels)}: the highest sparsity is {highest:.0%}; methods differ little below 80 %"
 
 
 def _selected_on_test(cards: Cards) -> Iterator[str]:

@@ -35,7 +35,7 @@ def render(shown: Comparison | ReportCard) -> str:
     if isinstance(shown, ReportCard):
         shown = comparison([shown], title=f"{shown.method} on {shown.data}", command=shown.command)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "bytes": _bytes, "percent": _percent}
+    environment.filters |= {"number": number, "bytes": _bytes, "percent": _percent, "short": _short}
     template = environment.from_string(files("gossamer.report").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(**_view(shown))
 
@@ -138,6 +138,15 @@ def number(value: float | Estimate | None, scale: float = 1.0, digits: int = 2) 
 
 def _percent(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2%}".replace("%", " %")
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    for unit, step in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= step:
+            return f"{value / step:.4g} {unit}"
+    return f"{value:.4g}"
 
 
 def _bytes(size: int | None) -> str:

@@ -1,0 +1,123 @@
+"""Every rule finds its breach, says who, and is silent on the sound twin of that breach."""
+
+import re
+
+import pytest
+
+from gossamer.errors import ConfigError
+from gossamer.report.card import Latency, ReportCard
+from gossamer.report.lint import RULES, lint
+from gossamer.report.taxonomy import TAXONOMIES
+
+RANDOM = {"role": "random_mask", "taxonomy": TAXONOMIES["random"], "mask_flips": 0, "peak_density": 0.1}
+SPARSE_TIME = [Latency(kernel="sparse rows", hardware="cpu", milliseconds=1.0)]
+DENSE_TIME = [Latency(kernel="dense", hardware="cpu", milliseconds=1.0)]
+
+# rule: (name, changes) of cards that breach it, and of cards that do not
+CASES = {
+    "E1": ([("a", {"nnz_by_mask": 100, "nnz_by_value": 99})], [("a", {})]),
+    "E2": ([("a", {"masked_nonzero": 2})], [("a", {})]),
+    "E3": ([("a", {"masked_momentum": 2})], [("a", {})]),
+    "W1": (
+        [("a", {}), ("b", {"steps": 5000})],
+        [("a", {}), ("b", {"steps": 5000, "epochs_multiplier": 5.0})],
+    ),
+    "W2": ([("a", {}), ("b", {"augmentation": "none"})], [("a", {}), ("b", {})]),
+    "W3": ([("a", {"seeds": [0, 1], "values": [0.9, 0.9], "other_metrics": {}})], [("a", {})]),
+    "W4": ([("a", {"sparsity_scope": ""})], [("a", {"sparsity_scope": "weights"})]),
+    "W5": (
+        [("a", {"inference_flops": 100.0}), ("b", {"inference_flops": 200.0})],
+        [("a", {"inference_flops": 100.0}), ("b", {"inference_flops": 200.0, "sparsity_prunable": 0.95})],
+    ),
+    "W6": (
+        [("a", {"peak_density": None}), ("b", {"taxonomy": TAXONOMIES["rigl"], "peak_density": 0.1})],
+        [("a", {}), ("b", {"taxonomy": TAXONOMIES["rigl"], "peak_density": 0.1})],
+    ),
+    "W7": (
+        [("a", {"speedup_claimed": 2.0, "latencies": DENSE_TIME})],
+        [("a", {"speedup_claimed": 2.0, "latencies": SPARSE_TIME})],
+    ),
+    "W8": (
+        [("a", {"search_rounds": 5})],
+        [("a", {"search_rounds": 5, "search_flops": 1e9})],
+    ),
+    "W9": (
+        [("a", {}), ("r", RANDOM | {"sparsity_prunable": 0.5})],
+        [("a", {}), ("r", RANDOM)],
+    ),
+    "W10": ([("a", {})], [("a", {}), ("s", {"role": "small_dense", "taxonomy": TAXONOMIES["dense"]})]),
+    "W11": ([("a", {"sparsity_prunable": 0.5})], [("a", {}), ("b", {"sparsity_prunable": 0.5})]),
+    "W12": ([("a", {"selection": "test"})], [("a", {"selection": "validation"})]),
+    "W13": (
+        [("a", {"taxonomy": TAXONOMIES["random"], "mask_flips": 4})],
+        [("a", {"taxonomy": TAXONOMIES["random"], "mask_flips": 0})],
+    ),
+    "W14": (
+        [("a", {"trained_after_mask": False})],
+        [("a", {"trained_after_mask": False, "batchnorm_recalibrated": True})],
+    ),
+    "W15": (
+        [("a", {}), ("b", {"densities": (1.0, 0.04, 0.2)})],
+        [("a", {}), ("b", {"densities": (0.5, 0.04, 0.2)})],
+    ),
+    "W16": (
+        [("a", {}), ("d", {"densities": (1.0, 1.0, 1.0), "values": (0.80, 0.81, 0.82)})],
+        [("a", {}), ("d", {"densities": (1.0, 1.0, 1.0), "values": (0.97, 0.98, 0.99)})],
+    ),
+}
+
+
+def codes(card, cases):
+    return [finding.code for finding in lint([card(name, **changes) for name, changes in cases])]
+
+
+def test_every_rule_of_the_handbook_is_here_and_has_its_case():
+    wanted = [f"E{i}" for i in range(1, 4)] + [f"W{i}" for i in range(1, 17)]
+    assert list(RULES) == wanted == list(CASES)
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_breach_is_found(card, code):
+    found = [f for f in lint([card(name, **changes) for name, changes in CASES[code][0]]) if f.code == code]
+    assert len(found) == 1
+    assert re.search(r"a", found[0].message)
+    assert found[0].level == ("error" if code.startswith("E") else "warning")
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_sound_twin_is_silent(card, code):
+    assert code not in codes(card, CASES[code][1])
+
+
+def test_a_complete_fair_comparison_has_no_finding(card):
+    fair = [
+        ("dense", {"densities": (1.0, 1.0, 1.0), "values": (0.97, 0.98, 0.975)}),
+        ("small", {"role": "small_dense", "taxonomy": TAXONOMIES["dense"]}),
+        ("random", RANDOM),
+        ("granet", {}),
+    ]
+    assert codes(card, fair) == []
+
+
+def test_the_unequal_epoch_trap(card):
+    """Static sparse training for 1x and 5x: the gain of training longer must not pass as one of a method."""
+    static = RANDOM | {"role": "method"}
+    once, five = card("static-1x", **static), card("static-5x", **static, steps=5000)
+    assert [str(f)[:2] for f in lint([once, five]) if f.code == "W1"] == ["W1"]
+    assert "W1" not in codes(card, [("static-1x", static), ("rigl-1x", {})])
+
+
+def test_errors_come_first(card):
+    levels = [f.level for f in lint([card(masked_nonzero=1, selection="test")])]
+    assert levels == sorted(levels)
+
+
+def test_a_bare_card_can_be_linted():
+    assert [f.code for f in lint([ReportCard(method="m", model="mlp", data="digits")])] == ["W3"]
+
+
+def test_different_data_sets_are_refused(card):
+    with pytest.raises(ConfigError, match="one data set, got digits-shifted, mnist"):
+        lint([card("a"), card("b", data="mnist")])
+    with pytest.raises(ConfigError, match="got no card"):
+        lint([])
