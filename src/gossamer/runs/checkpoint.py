@@ -190,9 +190,7 @@ def _read_payload(path: Path, digest: str, size: int) -> dict[str, Tensor]:
     payload = _payload_path(path, digest)
     try:
         if payload.stat().st_size != size:
-            raise CheckpointError(
-                f"{payload} is truncated or extended: {payload.stat().st_size} bytes, not {size}"
-            )
+            raise CheckpointError(f"{payload} is truncated or extended: {payload.stat().st_size} bytes, not {size}")
         if _digest_of_file(payload) != digest:
             raise CheckpointError(f"{payload} is damaged: its checksum does not match")
         with safe_open(payload, "pt") as file:

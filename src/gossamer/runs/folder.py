@@ -108,9 +108,7 @@ class RunFolder:
         names = self.checkpoints.glob("step-*.json") if self.checkpoints.is_dir() else ()
         return sorted(int(name.stem[5:]) for name in names if name.stem[5:].isdigit())
 
-    def save(
-        self, step: int, tree: Tree, meta: Mapping[str, Any] | None = None, score: float | None = None
-    ) -> Path:
+    def save(self, step: int, tree: Tree, meta: Mapping[str, Any] | None = None, score: float | None = None) -> Path:
         """Save a checkpoint, drop those that are too old, and keep it as the best one if `score` says so.
 
         Args:
@@ -148,9 +146,7 @@ class RunFolder:
                 error = caught
                 warnings.warn(f"{caught}; trying the checkpoint before it", stacklevel=2)
         if error:
-            raise CheckpointError(
-                f"no checkpoint in {self.checkpoints} can be read; the oldest: {error}"
-            ) from error
+            raise CheckpointError(f"no checkpoint in {self.checkpoints} can be read; the oldest: {error}") from error
         return None
 
     def best(self) -> tuple[Tree, dict[str, Any]]:

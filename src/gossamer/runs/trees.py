@@ -34,9 +34,7 @@ def flatten(tree: Tree) -> tuple[Any, dict[str, Tensor]]:
             tensors[name] = node
             return {"$tensor": name}
         if isinstance(node, Mapping):
-            items = [
-                (key, encode(value, f"{path}/{key}" if path else str(key))) for key, value in node.items()
-            ]
+            items = [(key, encode(value, f"{path}/{key}" if path else str(key))) for key, value in node.items()]
             if all(isinstance(key, str) and not key.startswith("$") for key, _ in items):
                 return dict(items)
             return {"$items": [[encode(key, f"{path}/(key)"), value] for key, value in items]}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import CheckpointError, ConfigError, DataError, NumericsError
-from gossamer.runs.folder import RunFolder
+from gossamer.runs.folder import RunFolder, State
 from gossamer.runs.log import JsonLog, check_trackers
 from gossamer.runs.progress import Progress
 from gossamer.runs.rng import rng_state, seed_all, set_rng_state
@@ -89,24 +89,40 @@ def fit(
         arguments = {"train": config.model_dump(mode="json"), "recipe": recipe.to_yaml()}
         run = _open(run, arguments, config, resume, overwrite)
     loop = Loop(task, data, recipe, config, trackers, run.path if run is not None else None)
-    resumed = resume and run is not None and loop.restore(run)
-    if on_start is not None and not resumed:
-        on_start(loop.sparsifier)
-    if run is None:
+    try:
+        resumed = resume and run is not None and loop.restore(run)
+        if on_start is not None and not resumed:
+            on_start(loop.sparsifier)
+        if run is not None:
+            return _run_in(run, loop, progress)
         loop.run(None, None, None, progress)
         return loop.finish()
+    finally:
+        loop.release()
+
+
+def _run_in(run: RunFolder, loop: Loop, progress: bool) -> dict[str, Any]:
+    """Run the loop with a log, checkpoints, status and result in a folder."""
     with StopSignals() as stop, _log(run, loop.step) as log:
+        _say(run, "running", loop.step)
         try:
             loop.run(run, log, stop, progress)
-        except NumericsError as error:
-            if distributed.rank() == 0:
-                run.set_status("failed", loop.step, str(error))
+            result = loop.finish()
+        except Interrupted as interruption:
+            _say(run, "interrupted", loop.step, str(interruption))
             raise
-        result = loop.finish()
+        except NumericsError as error:
+            _say(run, "failed", loop.step, str(error))
+            raise
         if distributed.rank() == 0:
             run.write_result(result)
-            run.set_status("done", loop.step)
+        _say(run, "done", loop.step)
     return result
+
+
+def _say(run: RunFolder, state: State, step: int, reason: str = "") -> None:
+    if distributed.rank() == 0:
+        run.set_status(state, step, reason)
 
 
 def _open(path: str | Path, arguments: dict, config: TrainConfig, resume: bool, overwrite: bool) -> RunFolder:
@@ -183,6 +199,7 @@ class Loop:
             loss=task.loss,
             seed=config.seed,
         )
+        self._forward = vars(task.model).get("forward")
         # After the Sparsifier, which may change the model that data parallelism then wraps.
         self.model, self.stepper = self.accelerator.prepare(task.model, self.optimizer)
         self.ema = EMA(task.model, config.ema) if config.ema else None
@@ -280,8 +297,6 @@ class Loop:
         if stopping or best or _due(self.step, config.checkpoint_every, config.steps):
             self.save(run, score)
         if stopping:
-            if distributed.rank() == 0:
-                run.set_status("interrupted", self.step, f"signal {received}")
             raise Interrupted(received)
 
     # measuring
@@ -320,7 +335,7 @@ class Loop:
         density, entry = self.sparsifier.density(), self.sparsifier.entry_masks
         if self.ema is not None:
             self.ema.copy_to(self.task.model, entry)
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.release()
         self.task.model = self.sparsifier.finalize()
         if self.accelerator.trackers:
             self.accelerator.end_training()
@@ -335,6 +350,13 @@ class Loop:
             present = batches is not None
             result[part] = self.task.evaluate(_OnDevice(batches, self.device)) if present else None
         return result | {"curve": self.curve, "history": self.sparsifier.history}
+
+    def release(self) -> None:
+        """Take the mixed-precision wrapper off the model's forward."""
+        for name in ("forward", "_original_forward"):
+            vars(self.task.model).pop(name, None)
+        if self._forward is not None:
+            self.task.model.forward = self._forward
 
     def _check_weights(self) -> None:
         for name, parameter in self.task.model.named_parameters():
@@ -372,7 +394,6 @@ class Loop:
         state = self.state()
         if distributed.rank() == 0:
             run.save(self.step, state, {"recipe": self.recipe.name}, score)
-            run.set_status("running", self.step)
 
     def restore(self, run: RunFolder) -> bool:
         """Go on from the newest checkpoint; False where there is none."""
