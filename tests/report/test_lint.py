@@ -1,7 +1,5 @@
 """Every rule finds its breach, says who, and is silent on the sound twin of that breach."""
 
-import re
-
 import pytest
 
 from gossamer.errors import ConfigError
@@ -15,54 +13,54 @@ DENSE_TIME = [Latency(kernel="dense", hardware="cpu", milliseconds=1.0)]
 
 # rule: (name, changes) of cards that breach it, and of cards that do not
 CASES = {
-    "E1": ([("a", {"nnz_by_mask": 100, "nnz_by_value": 99})], [("a", {})]),
-    "E2": ([("a", {"masked_nonzero": 2})], [("a", {})]),
-    "E3": ([("a", {"masked_momentum": 2})], [("a", {})]),
+    "E1": ([("alpha", {"nnz_by_mask": 100, "nnz_by_value": 99})], [("alpha", {})]),
+    "E2": ([("alpha", {"masked_nonzero": 2})], [("alpha", {})]),
+    "E3": ([("alpha", {"masked_momentum": 2})], [("alpha", {})]),
     "W1": (
-        [("a", {}), ("b", {"steps": 5000})],
-        [("a", {}), ("b", {"steps": 5000, "epochs_multiplier": 5.0})],
+        [("alpha", {}), ("b", {"steps": 5000})],
+        [("alpha", {}), ("b", {"steps": 5000, "epochs_multiplier": 5.0})],
     ),
-    "W2": ([("a", {}), ("b", {"augmentation": "none"})], [("a", {}), ("b", {})]),
-    "W3": ([("a", {"seeds": [0, 1], "values": [0.9, 0.9], "other_metrics": {}})], [("a", {})]),
-    "W4": ([("a", {"sparsity_scope": ""})], [("a", {"sparsity_scope": "weights"})]),
+    "W2": ([("alpha", {}), ("b", {"augmentation": "none"})], [("alpha", {}), ("b", {})]),
+    "W3": ([("alpha", {"seeds": [0, 1], "values": [0.9, 0.9], "other_metrics": {}})], [("alpha", {})]),
+    "W4": ([("alpha", {"sparsity_scope": ""})], [("alpha", {"sparsity_scope": "weights"})]),
     "W5": (
-        [("a", {"inference_flops": 100.0}), ("b", {"inference_flops": 200.0})],
-        [("a", {"inference_flops": 100.0}), ("b", {"inference_flops": 200.0, "sparsity_prunable": 0.95})],
+        [("alpha", {"inference_flops": 100.0}), ("b", {"inference_flops": 200.0})],
+        [("alpha", {"inference_flops": 100.0}), ("b", {"inference_flops": 200.0, "sparsity_prunable": 0.95})],
     ),
     "W6": (
-        [("a", {"peak_density": None}), ("b", {"taxonomy": TAXONOMIES["rigl"], "peak_density": 0.1})],
-        [("a", {}), ("b", {"taxonomy": TAXONOMIES["rigl"], "peak_density": 0.1})],
+        [("alpha", {"peak_density": None}), ("b", {"taxonomy": TAXONOMIES["rigl"], "peak_density": 0.1})],
+        [("alpha", {}), ("b", {"taxonomy": TAXONOMIES["rigl"], "peak_density": 0.1})],
     ),
     "W7": (
-        [("a", {"speedup_claimed": 2.0, "latencies": DENSE_TIME})],
-        [("a", {"speedup_claimed": 2.0, "latencies": SPARSE_TIME})],
+        [("alpha", {"speedup_claimed": 2.0, "latencies": DENSE_TIME})],
+        [("alpha", {"speedup_claimed": 2.0, "latencies": SPARSE_TIME})],
     ),
     "W8": (
-        [("a", {"search_rounds": 5})],
-        [("a", {"search_rounds": 5, "search_flops": 1e9})],
+        [("alpha", {"search_rounds": 5})],
+        [("alpha", {"search_rounds": 5, "search_flops": 1e9})],
     ),
     "W9": (
-        [("a", {}), ("r", RANDOM | {"sparsity_prunable": 0.5})],
-        [("a", {}), ("r", RANDOM)],
+        [("alpha", {}), ("r", RANDOM | {"sparsity_prunable": 0.5})],
+        [("alpha", {}), ("r", RANDOM)],
     ),
-    "W10": ([("a", {})], [("a", {}), ("s", {"role": "small_dense", "taxonomy": TAXONOMIES["dense"]})]),
-    "W11": ([("a", {"sparsity_prunable": 0.5})], [("a", {}), ("b", {"sparsity_prunable": 0.5})]),
-    "W12": ([("a", {"selection": "test"})], [("a", {"selection": "validation"})]),
+    "W10": ([("alpha", {})], [("alpha", {}), ("s", {"role": "small_dense", "taxonomy": TAXONOMIES["dense"]})]),
+    "W11": ([("alpha", {"sparsity_prunable": 0.5})], [("alpha", {}), ("b", {"sparsity_prunable": 0.5})]),
+    "W12": ([("alpha", {"selection": "test"})], [("alpha", {"selection": "validation"})]),
     "W13": (
-        [("a", {"taxonomy": TAXONOMIES["random"], "mask_flips": 4})],
-        [("a", {"taxonomy": TAXONOMIES["random"], "mask_flips": 0})],
+        [("alpha", {"taxonomy": TAXONOMIES["random"], "mask_flips": 4})],
+        [("alpha", {"taxonomy": TAXONOMIES["random"], "mask_flips": 0})],
     ),
     "W14": (
-        [("a", {"trained_after_mask": False})],
-        [("a", {"trained_after_mask": False, "batchnorm_recalibrated": True})],
+        [("alpha", {"trained_after_mask": False})],
+        [("alpha", {"trained_after_mask": False, "batchnorm_recalibrated": True})],
     ),
     "W15": (
-        [("a", {}), ("b", {"densities": (1.0, 0.04, 0.2)})],
-        [("a", {}), ("b", {"densities": (0.5, 0.04, 0.2)})],
+        [("alpha", {}), ("b", {"densities": (1.0, 0.04, 0.2)})],
+        [("alpha", {}), ("b", {"densities": (0.5, 0.04, 0.2)})],
     ),
     "W16": (
-        [("a", {}), ("d", {"densities": (1.0, 1.0, 1.0), "values": (0.80, 0.81, 0.82)})],
-        [("a", {}), ("d", {"densities": (1.0, 1.0, 1.0), "values": (0.97, 0.98, 0.99)})],
+        [("alpha", {}), ("d", {"densities": (1.0, 1.0, 1.0), "values": (0.80, 0.81, 0.82)})],
+        [("alpha", {}), ("d", {"densities": (1.0, 1.0, 1.0), "values": (0.97, 0.98, 0.99)})],
     ),
 }
 
@@ -80,7 +78,7 @@ def test_every_rule_of_the_handbook_is_here_and_has_its_case():
 def test_breach_is_found(card, code):
     found = [f for f in lint([card(name, **changes) for name, changes in CASES[code][0]]) if f.code == code]
     assert len(found) == 1
-    assert re.search(r"a", found[0].message)
+    assert "alpha" in found[0].message
     assert found[0].level == ("error" if code.startswith("E") else "warning")
 
 
