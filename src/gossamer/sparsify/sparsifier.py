@@ -45,6 +45,8 @@ class Sparsifier:
         data: iterable of batches, for scores that need some (SNIP, GraSP, SynFlow).
         loss: callable (model, batch) -> scalar; default cross entropy of (inputs, labels).
         seed: of random masks and random growth.
+        groups: act on these units instead of the weights that `recipe.select` chooses, for instance the coupled
+            channels of `channel_groups(model, example)`.
 
     A loop that clips gradients, or a fused optimiser under GradScaler, calls `after_backward()` between
     backward (and unscale_) and the clip. Order of operations: 00-sparse-training-algebra, section 3.
@@ -60,6 +62,7 @@ class Sparsifier:
         data: Iterable[Any] | None = None,
         loss: Loss = classification_loss,
         seed: int = 0,
+        groups: list[Group] | None = None,
     ) -> None:
         if steps < 1:
             raise ConfigError(f"steps must be at least 1, got {steps}")
@@ -75,7 +78,9 @@ class Sparsifier:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.dense_gradient_steps = 0
-        self.groups: list[Group] = select(self.model, recipe.select) if recipe.updates or effective else []
+        self.groups: list[Group] = []
+        if recipe.updates or effective:
+            self.groups = select(self.model, recipe.select) if groups is None else list(groups)
         self.patterns = {g.name: _pattern_of(recipe, g.name) for g in self.groups}
         self._parameters = self._find_parameters()
         device = next(iter(self._parameters.values())).device if self._parameters else torch.device("cpu")

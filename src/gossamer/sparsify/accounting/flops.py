@@ -156,11 +156,11 @@ def _quiet(model: nn.Module) -> Iterator[None]:
     try:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        torch.backends.mkldnn.enabled = native and not recurrent
+        torch.backends.mkldnn.enabled = native and not recurrent  # type: ignore[assignment]
         with undisturbed(model), torch.no_grad():
             yield
     finally:
-        torch.backends.mkldnn.enabled = native
+        torch.backends.mkldnn.enabled = native  # type: ignore[assignment]
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in training.items():
             module.training = mode
