@@ -13,7 +13,10 @@ DENSE_TIME = [Latency(kernel="dense", hardware="cpu", milliseconds=1.0)]
 
 # rule: (name, changes) of cards that breach it, and of cards that do not
 CASES = {
-    "E1": ([("alpha", {"nnz_by_mask": 100, "nnz_by_value": 99})], [("alpha", {})]),
+    "E1": (
+        [("alpha", {"nnz_by_mask": 100, "nnz_by_value": 101})],
+        [("alpha", {"nnz_by_mask": 100, "nnz_by_value": 99})],
+    ),
     "E2": ([("alpha", {"masked_nonzero": 2})], [("alpha", {})]),
     "E3": ([("alpha", {"masked_momentum": 2})], [("alpha", {})]),
     "W1": (
@@ -85,6 +88,10 @@ def test_breach_is_found(card, code):
 @pytest.mark.parametrize("code", CASES)
 def test_sound_twin_is_silent(card, code):
     assert code not in codes(card, CASES[code][1])
+
+
+def test_too_few_nonzeros_are_an_error_too(card):
+    assert codes(card, [("a", {"nnz_by_mask": 100, "nnz_by_value": 98})])[0] == "E1"
 
 
 def test_a_complete_fair_comparison_has_no_finding(card):

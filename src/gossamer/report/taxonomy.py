@@ -6,7 +6,7 @@ After the themes of Liu & Wang 2023 (a handbook on the vocabulary of sparse neur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -162,7 +162,7 @@ class Observed:
     dense_state: bool = False
 
 
-def observe(history: list[Mapping[str, Any]], steps: int, *, dense_state: bool = False) -> Observed:
+def observe(history: Sequence[Mapping[str, Any]], steps: int, *, dense_state: bool = False) -> Observed:
     """Summarise the history of a Sparsifier.
 
     Args:
