@@ -137,9 +137,7 @@ class Claim:
             if not getattr(self, name).strip():
                 raise ConfigError(f"claim {self.id!r} needs a {name}")
         if not (self.budget_s > 0 and self.seeds > 0):
-            raise ConfigError(
-                f"claim {self.id!r}: budget_s={self.budget_s}, seeds={self.seeds}: both must be > 0"
-            )
+            raise ConfigError(f"claim {self.id!r}: budget_s={self.budget_s}, seeds={self.seeds}: both must be > 0")
 
     def as_json(self, found: Measured | None = None, why: str | None = None) -> dict[str, Any]:
         """The record that `reproduce --json` prints; the measured fields are null where nothing was found."""

@@ -41,14 +41,8 @@ def read_result(slug: str, folder: Path | None = None) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot read {path}: {error}; run `gossamer reproduce {slug}` to write it anew"
-        ) from error
-    if (
-        not isinstance(record, dict)
-        or record.get("slug") != slug
-        or not isinstance(record.get("claims"), list)
-    ):
+        raise DataError(f"cannot read {path}: {error}; run `gossamer reproduce {slug}` to write it anew") from error
+    if not isinstance(record, dict) or record.get("slug") != slug or not isinstance(record.get("claims"), list):
         raise DataError(f"{path} is no record of {slug!r}; run `gossamer reproduce {slug}` to write it anew")
     if record.get("format") != FORMAT:
         raise DataError(f"{path} has format {record.get('format')}; this version reads format {FORMAT}")

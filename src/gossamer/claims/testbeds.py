@@ -22,7 +22,7 @@ from gossamer.claims.cells import cell
 from gossamer.claims.protocol import Context
 from gossamer.data import Batches
 from gossamer.data.digits import shifted_digits
-from gossamer.errors import NumericsError
+from gossamer.errors import NumericsError, unknown
 from gossamer.maths.statistics import mean_sd
 from gossamer.metrics import calibration, classification, ood, robustness
 from gossamer.models.mlp import mlp
@@ -33,6 +33,7 @@ STEPS = 2000
 HIDDEN = (300, 100)
 ATTACK = 8 / 255  # FGSM step in units of the pixel range, as usual on CIFAR
 NOISE = 0.25
+CONTROLS = ("none", "shuffle")
 
 
 def train_digits(
@@ -58,8 +59,10 @@ def train_digits(
         (all fractions, nll in nats), "kept" and "total" (masked weights), "layers" (name -> density),
         "zeros_exact", "peak_density", "flips", "itop_rate", "dense_gradient_steps", "history", "seconds"}.
     Raises:
-        NumericsError: the loss is NaN or infinite at some step.
+        NumericsError: the loss is NaN or infinite at some step. ConfigError: an unknown control.
     """
+    if control not in CONTROLS:
+        raise unknown("control", control, CONTROLS)
     settings = {
         "recipe": recipe.to_yaml() if recipe else None,
         "seed": seed,
@@ -122,9 +125,7 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = mlp(hidden=hidden)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
     sparsifier = Sparsifier(model, optimizer, recipe or Recipe(), steps, data=data.train, seed=seed)
     if control == "shuffle":
         _shuffle(sparsifier, seed)
@@ -138,9 +139,7 @@ def _train(
     }
 
 
-def _loop(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, steps: int, lr: float
-) -> None:
+def _loop(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, steps: int, lr: float) -> None:
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
         x, y = batches.batch(step)

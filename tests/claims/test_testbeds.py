@@ -1,0 +1,110 @@
+"""The testbed trains as documented, caches, controls, and its faults are real faults."""
+
+import pytest
+import torch
+
+from gossamer import recipes
+from gossamer.claims import cells, testbeds
+from gossamer.claims.mutants import MUTANTS, mutate
+from gossamer.claims.protocol import Context
+from gossamer.errors import ConfigError, NumericsError
+from gossamer.sparsify import Recipe
+from gossamer.sparsify.scores import Random
+
+SMALL = {"steps": 60, "hidden": (32,)}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(cells.VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_a_sparse_run_has_the_documented_figures():
+    row = testbeds.train_digits(recipes.rigl(0.9, every=10), 0, **SMALL)
+    total = 144 * 32 + 32 * 10
+    assert (row["total"], row["kept"]) == (total, round(0.1 * total))
+    assert row["zeros_exact"]
+    assert row["peak_density"] == pytest.approx(0.1, abs=1e-3)
+    assert 0.1 < row["itop_rate"] < 1
+    assert row["flips"] > 0
+    assert row["dense_gradient_steps"] > 0
+    assert set(row["layers"]) == {"fc1.weight", "head.weight"}
+    for name in ("accuracy", "worst_class", "ece", "auroc", "fgsm_accuracy"):
+        assert 0 <= row[name] <= 1
+    assert row["fgsm_accuracy"] < row["accuracy"]
+    assert row["accuracy"] > 0.12  # chance is 0.1
+
+
+def test_the_cache_answers_the_second_time_and_bits_repeat(folder):
+    first = testbeds.train_digits(None, 1, **SMALL)
+    files = list((folder / "cells").iterdir())
+    again = testbeds.train_digits(None, 1, **SMALL)
+    assert again == first
+    assert list((folder / "cells").iterdir()) == files
+    files[0].unlink()
+    rerun = testbeds.train_digits(None, 1, **SMALL)
+    del first["seconds"], rerun["seconds"]
+    assert rerun == first
+    assert testbeds.train_digits(None, 2, **SMALL)["accuracy"] != first["accuracy"]
+
+
+def test_training_leaves_global_state_alone():
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    testbeds.train_digits(recipes.random(0.9), 0, **SMALL)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_shuffle_control_keeps_counts_and_moves_positions():
+    plain = testbeds.train_digits(recipes.random(0.9), 0, **SMALL)
+    moved = testbeds.train_digits(recipes.random(0.9), 0, control="shuffle", **SMALL)
+    assert moved["layers"] == plain["layers"]
+    assert moved["zeros_exact"]
+    assert moved["nll"] != plain["nll"]
+    with pytest.raises(ConfigError, match="unknown control 'shufle'; did you mean 'shuffle'"):
+        testbeds.train_digits(None, 0, control="shufle", **SMALL)
+
+
+def test_divergence_is_an_error_and_not_a_figure(folder):
+    with pytest.raises(NumericsError, match=r"the loss is (nan|inf) at step \d+"):
+        testbeds.train_digits(None, 0, steps=200, hidden=(16,), lr=1e30)
+    assert not list(folder.rglob("*.json"))
+
+
+def test_an_arm_runs_the_seeds_of_its_context():
+    lines = []
+    rows = testbeds.arm(Context(seeds=2, say=lines.append), recipes.random(0.9), **SMALL)
+    assert [line.split(":")[0] for line in lines] == ["  random seed 0", "  random seed 1"]
+    means, spreads = testbeds.summary({"random": rows}, "accuracy")
+    assert means["random"] == pytest.approx(sum(row["accuracy"] for row in rows) / 2)
+    assert spreads["random"] > 0
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_differs_and_still_trains(name):
+    sound = recipes.granet(0.9, initial=0.5, every=10)
+    broken = mutate(sound, name)
+    assert broken != sound
+    assert Context(mutant=name).recipe(sound) == broken
+    assert Context().recipe(sound) == sound
+    row = testbeds.train_digits(broken, 0, **SMALL)
+    assert row["zeros_exact"]
+    if name == "mask_of_ones":
+        assert row["total"] == 0
+    if name == "random_prune_score":
+        assert all(update.score == Random() for update in broken.updates if hasattr(update, "score"))
+
+
+def test_an_unknown_mutant_is_named():
+    with pytest.raises(ConfigError, match="unknown mutant 'random_score'"):
+        mutate(Recipe(), "random_score")
+
+
+@pytest.mark.slow
+def test_dynamic_beats_static_here_and_a_mutant_does_not():
+    """The smallest claim that a hollow implementation fails: 98 % sparsity, one seed, the full protocol."""
+    static = testbeds.train_digits(recipes.random(0.98), 0)["accuracy"]
+    granet = recipes.granet(0.98, initial=0.5, grow_stop=0.9)
+    assert testbeds.train_digits(granet, 0)["accuracy"] > static + 0.15
+    assert testbeds.train_digits(mutate(granet, "random_prune_score"), 0)["accuracy"] < static + 0.05
