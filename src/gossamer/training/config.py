@@ -23,6 +23,9 @@ class Section(BaseModel):
         except ValidationError as error:
             raise _readable(type(self), error) from None
 
+    # Pydantic then fills nested sections without this method, so that an error carries the whole path.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
 
 class OptimConfig(Section):
     """The optimiser and the learning rate over the run.
@@ -72,20 +75,34 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class Part(Section):
-    """Something by its name in the table of its kind, with the options of its builder."""
+class DataPart(Section):
+    """A data set by its name in `data.DATASETS`, and the options of its loader."""
 
-    name: str
+    name: str = "digits"
+    options: dict[str, Any] = {}
+
+
+class ModelPart(Section):
+    """A model by its name in `models.MODELS` or its import path, and the options of its builder."""
+
+    name: str = "mlp"
+    options: dict[str, Any] = {}
+
+
+class RecipePart(Section):
+    """A method by its name in `recipes.RECIPES`, and its options."""
+
+    name: str = "dense"
     options: dict[str, Any] = {}
 
 
 class Config(Section):
-    """A whole run, as the command line reads it. The tables of names stand where the parts are."""
+    """A whole run, as the command line reads it."""
 
     task: Literal["classification", "regression", "language", "reconstruction"] = "classification"
-    data: Part = Part(name="digits")
-    model: Part = Part(name="mlp")
-    recipe: Part = Part(name="dense")
+    data: DataPart = DataPart()
+    model: ModelPart = ModelPart()
+    recipe: RecipePart = RecipePart()
     train: TrainConfig = TrainConfig()
 
 
@@ -162,8 +179,6 @@ def _readable(section: type[Section], error: ValidationError) -> ConfigError:
     if finding["type"] == "literal_error":
         expected = str(finding["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return unknown(f"value of {key}", str(value), expected)
-    if finding["type"] == "missing":
-        return ConfigError(f"the setting {key} is missing")
     return ConfigError(f"{key} = {value!r}: {finding['msg']}")
 
 

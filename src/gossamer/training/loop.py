@@ -201,7 +201,8 @@ class Loop:
         )
         self._forward = vars(task.model).get("forward")
         # After the Sparsifier, which may change the model that data parallelism then wraps.
-        self.model, self.stepper = self.accelerator.prepare(task.model, self.optimizer)
+        # The model stays where it is: moving it again would part its mask buffers from the Sparsifier's.
+        self.model, self.stepper = self.accelerator.prepare(task.model, self.optimizer, device_placement=[False, False])
         self.ema = EMA(task.model, config.ema) if config.ema else None
         self.step = self.draws = self.skipped = 0  # optimiser steps, batches drawn, steps skipped in a row
         self.curve: list[dict[str, Any]] = []
@@ -333,6 +334,7 @@ class Loop:
         distributed.check_equal(self.sparsifier.masks, "masks")
         distributed.broadcast(self.task.model.buffers())
         density, entry = self.sparsifier.density(), self.sparsifier.entry_masks
+        self.task.masks = {name: mask.clone() for name, mask in entry.items()}
         if self.ema is not None:
             self.ema.copy_to(self.task.model, entry)
         self.release()

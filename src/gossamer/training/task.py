@@ -24,6 +24,7 @@ class Task:
     Attributes:
         model: the module that is trained.
         score: the measure by which checkpoints are compared. larger: whether more of it is better.
+        masks: parameter name -> bool mask of the last training, once that has ended.
     """
 
     score = "loss"
@@ -31,6 +32,7 @@ class Task:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.masks: dict[str, Tensor] = {}
 
     def make_optimizer(self, config: OptimConfig) -> Optimizer:
         """The optimiser over all trainable parameters."""

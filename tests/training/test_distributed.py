@@ -1,0 +1,79 @@
+"""Two processes on gloo: the same masks on both, and one process with the doubled batch."""
+
+import time
+
+import distributed_jobs as jobs
+import pytest
+import torch
+from training_toys import recipe_of, toy_config
+
+from gossamer.runs.checkpoint import load_state
+from gossamer.runs.folder import RunFolder
+from gossamer.runs.log import read_log
+from gossamer.training import Classification, fit
+from gossamer.training.distributed import check_equal, fingerprint, gather, largest, launch, rank, world
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    launch(jobs.compare, 2, str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["rigl", "granet", "set", "sr_ste", "snip"])
+def test_masks_and_weights_are_equal_on_both(trained, recipe):
+    zero, one = (load_state(trained / f"{recipe}-{number}")[0] for number in (0, 1))
+    assert zero["masks"]
+    assert fingerprint(zero["masks"]) == fingerprint(one["masks"])
+    assert fingerprint(zero["model"]) == fingerprint(one["model"])
+    assert zero["accuracy"] == one["accuracy"]
+
+
+@pytest.mark.parametrize("recipe", ["rigl", "set", "sr_ste", "snip"])
+def test_two_processes_equal_one_with_the_doubled_batch(trained, recipe):
+    """Without batch normalisation: each process sees half of every batch, one process sees all of it."""
+    model, data = jobs.doubles()
+    masks: dict = {}
+    config = toy_config(clip=0.5, accumulate=2, device="cpu")
+    fit(Classification(model), data, recipe_of(recipe), config, on_start=lambda sp: masks.update(sp.entry_masks))
+    tree, _ = load_state(trained / f"{recipe}-0")
+    assert fingerprint(tree["masks"]) == fingerprint(masks)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(tree["model"][name], value, rtol=0, atol=1e-6)
+
+
+def test_one_process_writes_the_run(trained):
+    run = RunFolder(trained / "rigl")
+    assert run.status()["state"] == "done"
+    assert run.result()["steps"] == 40
+    steps = [record["step"] for record in read_log(run.log_path) if "loss" in record]
+    assert steps == list(range(5, 41, 5))
+    assert len(run.latest()[0]["rng"]) == 2
+
+
+def test_helpers(tmp_path):
+    assert (rank(), world(), largest(3), gather("x")) == (0, 1, 3, ["x"])
+    check_equal({"m": torch.ones(1)}, "masks")
+    launch(jobs.helpers, 2, str(tmp_path))
+    for number in (0, 1):
+        assert (tmp_path / f"error-{number}").read_text() == "the masks of process 1 differ from those of process 0"
+
+
+def test_a_process_that_dies_ends_the_job(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(torch.multiprocessing.ProcessExitedException, match="exit code 3"):
+        launch(jobs.die, 2, str(tmp_path))
+    assert time.monotonic() - began < 60
+
+
+def test_fingerprints_see_every_difference():
+    base = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor(True)}
+    others = [
+        {"a": torch.tensor([1.0, -0.0]), "b": torch.tensor(True)},
+        {"a": torch.tensor([[1.0, 0.0]]), "b": torch.tensor(True)},
+        {"a": torch.tensor([1.0, 0.0], dtype=torch.float64), "b": torch.tensor(True)},
+        {"c": torch.tensor([1.0, 0.0]), "b": torch.tensor(True)},
+    ]
+    assert len({fingerprint(tensors) for tensors in [base, *others]}) == 5
+    assert fingerprint(dict(reversed(base.items()))) == fingerprint(base)
