@@ -72,13 +72,32 @@ def test_divergence_is_an_error_and_not_a_figure(folder):
     assert not list(folder.rglob("*.json"))
 
 
-def test_an_arm_runs_the_seeds_of_its_context():
+ARMS = {"dense": None, "static": recipes.random(0.9)}
+
+
+def test_arms_run_the_seeds_of_their_context():
     lines = []
-    rows = testbeds.arm(Context(seeds=2, say=lines.append), recipes.random(0.9), **SMALL)
-    assert [line.split(":")[0] for line in lines] == ["  random seed 0", "  random seed 1"]
-    means, spreads = testbeds.summary({"random": rows}, "accuracy")
-    assert means["random"] == pytest.approx(sum(row["accuracy"] for row in rows) / 2)
-    assert spreads["random"] > 0
+    arms = testbeds.train_arms(Context(seeds=2, say=lines.append), ARMS, **SMALL)
+    assert [line.split(":")[0] for line in lines] == [
+        "  dense, seed 0",
+        "  static, seed 0",
+        "  dense, seed 1",
+        "  static, seed 1",
+    ]
+    means, spreads = testbeds.summary(arms, "accuracy")
+    assert list(means) == ["dense", "static"]
+    assert means["static"] == pytest.approx(sum(row["accuracy"] for row in arms["static"]) / 2)
+    assert spreads["static"] > 0
+
+
+def test_processes_give_the_same_bits(tmp_path, monkeypatch):
+    def figures(arms):
+        return {name: [{**row, "seconds": 0} for row in rows] for name, rows in arms.items()}
+
+    alone = figures(testbeds.train_arms(Context(seeds=1), ARMS, **SMALL))
+    monkeypatch.setenv(cells.VARIABLE, str(tmp_path / "other"))
+    assert figures(testbeds.train_arms(Context(seeds=1, workers=2), ARMS, **SMALL)) == alone
+    assert len(list((tmp_path / "other").rglob("*.json"))) == 2
 
 
 @pytest.mark.parametrize("name", MUTANTS)

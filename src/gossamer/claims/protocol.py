@@ -66,6 +66,7 @@ class Context:
         seeds: seeds to run at most, numbered from 0.
         budget_s: seconds after which `each_seed` starts no further seed.
         quick: a smoke run: fewer seeds, figures are not recorded.
+        workers: processes that may train at once.
         mutant: name of a deliberate fault (claims/mutants.py) that `recipe` plants, or None.
         say: where progress goes.
     """
@@ -73,6 +74,7 @@ class Context:
     seeds: int = 3
     budget_s: float = 600.0
     quick: bool = False
+    workers: int = 1
     mutant: str | None = None
     say: Callable[[str], None] = lambda line: None
     started: float = field(default_factory=time.monotonic)

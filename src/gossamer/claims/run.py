@@ -28,6 +28,7 @@ def reproduce(
     quick: bool = False,
     *,
     claims: tuple[str, ...] = (),
+    workers: int = 1,
     record: Path | None = None,
     say: Callable[[str], None] = log.info,
 ) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def reproduce(
     Args:
         slug: the paper. seeds: seeds of every claim, instead of each claim's own number.
         quick: two seeds; a smoke run.
-        claims: ids to run; empty: all.
+        claims: ids to run; empty: all. workers: processes that may train at once; figures do not depend on it.
         record: folder for the record of a full run; None: `results/` of a checkout, nowhere when installed.
         say: receives one line of progress per claim.
     Returns:
@@ -50,7 +51,7 @@ def reproduce(
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     chosen = [paper.claim(name) for name in claims] or list(paper.claims)
     started = time.monotonic()
-    rows = [_run_one(claim, seeds, quick, say) for claim in chosen]
+    rows = [_run_one(claim, seeds, quick, workers, say) for claim in chosen]
     outcome = {
         "slug": slug,
         "holds": _verdict(rows),
@@ -64,12 +65,12 @@ def reproduce(
     return outcome
 
 
-def _run_one(claim: Claim, seeds: int | None, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def _run_one(claim: Claim, seeds: int | None, quick: bool, workers: int, say: Callable[[str], None]) -> dict[str, Any]:
     count = seeds or (min(2, claim.seeds) if quick else claim.seeds)
     say(f"{claim.id}: {claim.statement}")
     try:
         check_needs(claim.needs)
-        found = claim.run(Context(count, claim.budget_s, quick, say=say))
+        found = claim.run(Context(count, claim.budget_s, quick, workers, say=say))
     except (DataError, MissingExtra) as error:
         say(f"{claim.id}: could not run: {error}")
         return claim.as_json(why=f"could not run: {error}")

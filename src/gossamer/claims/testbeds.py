@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -82,15 +84,44 @@ def train_digits(
     return cell("gossamer.claims.testbeds", settings, compute)
 
 
-def arm(ctx: Context, recipe: Recipe | None, *, least: int = 3, **protocol: Any) -> list[dict[str, Any]]:
-    """`train_digits` over the seeds that `ctx` allows, one line of progress each."""
-    rows = []
-    for seed in ctx.each_seed(least):
-        row = train_digits(recipe, seed, **protocol)
-        name = recipe.name if recipe else "dense"
-        ctx.say(f"  {name} seed {seed}: accuracy {row['accuracy']:.4f} ({row['seconds']:.1f} s)")
-        rows.append(row)
+def train_arms(
+    ctx: Context, arms: Mapping[str, Recipe | None], *, least: int = 3, **protocol: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """`train_digits` of every arm over the seeds that `ctx` allows: name -> one row per seed.
+
+    All arms of one seed run before the next seed begins, so that every arm has the same seeds whenever time runs
+    out; with `ctx.workers` above 1 they run in processes of their own.
+
+    Args:
+        arms: recipes by name; None trains dense.
+        least: seeds that run whatever the time budget says.
+        protocol: keywords of `train_digits`.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    with _runner(ctx.workers) as submit:
+        for seed in ctx.each_seed(least):
+            jobs = {name: submit(recipe, seed, protocol) for name, recipe in arms.items()}
+            for name, finished in jobs.items():
+                row = finished()
+                ctx.say(f"  {name}, seed {seed}: accuracy {row['accuracy']:.4f} ({row['seconds']:.1f} s)")
+                rows[name].append(row)
     return rows
+
+
+Finished = Callable[[], dict[str, Any]]
+
+
+@contextmanager
+def _runner(workers: int) -> Iterator[Callable[[Recipe | None, int, dict[str, Any]], Finished]]:
+    """Yield a function that starts one training and returns a call that waits for its row."""
+    if workers <= 1:
+        yield lambda recipe, seed, protocol: partial(train_digits, recipe, seed, **protocol)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        yield lambda recipe, seed, protocol: pool.submit(train_digits, recipe, seed, **protocol).result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def summary(arms: dict[str, list[dict[str, Any]]], field: str) -> tuple[dict[str, float], dict[str, float]]:
