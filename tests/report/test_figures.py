@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from gossamer.report import figures
+from gossamer.report.card import Layer
 
 
 def test_colours_are_style_variables_and_text_is_text(compared):
@@ -37,3 +38,18 @@ def test_labels_are_escaped(card):
 def test_more_arms_than_colours(card):
     assert figures.colour(0) == figures.colour(8)
     assert "m11" in figures.cost_chart([card(f"m{i}") for i in range(12)])
+
+
+def test_many_layers_become_rows_of_dots(card):
+    def height(svg):
+        return float(re.search(r'viewBox="0 0 [0-9.]+ ([0-9.]+)"', svg)[1])
+
+    def deep(name, count):
+        layers = [Layer(name=f"layer{i}", shape=[10], numel=10, kept=5) for i in range(count)]
+        return card(name).model_copy(update={"layers": layers})
+
+    bars = figures.density_chart([deep("a", 24), deep("b", 24)])
+    dots = figures.density_chart([deep("a", 25), deep("b", 25)])
+    assert dots.count("<use") > bars.count("<use")
+    assert height(dots) < height(bars)
+    assert "layer24" in dots

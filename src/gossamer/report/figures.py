@@ -18,6 +18,8 @@ _VARIABLES = {_INK: "--ink", _FAINT: "--line", _PAPER: "--panel"} | {
     colour: f"--series-{index}" for index, colour in enumerate(SERIES)
 }
 
+_BARS = 48
+
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
@@ -122,25 +124,35 @@ def curves_chart(cards: Sequence[ReportCard], quantity: str, scale: float = 1.0)
 
 
 def density_chart(cards: Sequence[ReportCard]) -> str:
-    """Density of every layer of the sparse arms, on a logarithmic axis where one layer is below a tenth."""
+    """Density of every layer of the sparse arms; logarithmic where one layer is below a tenth.
+
+    Bars while there are at most `_BARS` of them; then one row of dots per layer, which stays readable.
+    """
     arms = [(index, card) for index, card in enumerate(cards) if any(layer.kept < layer.numel for layer in card.layers)]
     names = list(dict.fromkeys(layer.name for _, card in arms for layer in card.layers))
-    thick = 0.8 / max(1, len(arms))
     densities = [layer.density for _, card in arms for layer in card.layers if layer.kept]
     logarithmic = bool(densities) and min(densities) < 0.1
     floor = 10.0 ** _decade(min(densities)) if logarithmic else 0.0
-    with _canvas("density", 6.2, 0.9 + len(names) * max(0.26, 0.13 * len(arms))) as (_, (axes,), out):
+    bars = len(arms) * len(names) <= _BARS
+    height = max(0.26, 0.13 * len(arms)) if bars else 0.21
+    with _canvas("density", 6.2, 1.0 + len(names) * height) as (_, (axes,), out):
         for place, (index, card) in enumerate(arms):
-            at = [names.index(layer.name) + (place - (len(arms) - 1) / 2) * thick for layer in card.layers]
-            width = [max(layer.density - floor, 0.0) for layer in card.layers]
-            axes.barh(at, width, height=thick * 0.9, left=floor, color=colour(index), label=card.method)
+            rows = [names.index(layer.name) for layer in card.layers]
+            values = [max(layer.density, floor) for layer in card.layers]
+            style = {"color": colour(index), "label": card.method}
+            if bars:
+                thick = 0.8 / len(arms)
+                at = [row + (place - (len(arms) - 1) / 2) * thick for row in rows]
+                axes.barh(at, [v - floor for v in values], height=thick * 0.9, left=floor, **style)
+            else:
+                axes.plot(values, rows, "o", markersize=4.5, alpha=0.85, clip_on=False, **style)
         if logarithmic:
             axes.set_xscale("log")
         axes.set_xlim(floor, 1.0)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), names, fontsize=10 if bars else 8)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(length=0, which="both")
-        axes.grid(axis="x")
+        axes.grid(axis="both" if not bars else "x")
         axes.set_xlabel("density (kept share of weights)")
         if len(arms) > 1:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(arms)), fontsize=9)
