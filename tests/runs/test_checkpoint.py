@@ -3,11 +3,9 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -68,9 +66,7 @@ def test_round_trip_is_bit_exact_and_files_are_stable(tmp_path):
 leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
 dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
 tensors = st.builds(
-    lambda shape, dtype, seed: torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)).to(
-        dtype
-    ),
+    lambda shape, dtype, seed: torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)).to(dtype),
     st.lists(st.integers(0, 3), max_size=3),
     dtypes,
     st.integers(0, 9),
@@ -79,9 +75,7 @@ keys = st.one_of(st.text(max_size=4), st.integers())
 trees = st.recursive(
     leaves | tensors,
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(keys, inner, max_size=3)
-        | st.lists(inner, max_size=2).map(tuple)
+        st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3) | st.lists(inner, max_size=2).map(tuple)
     ),
     max_leaves=12,
 )
@@ -305,9 +299,7 @@ def test_deep_and_huge_manifests_are_refused(tmp_path):
 def test_a_newer_version_is_refused_by_name(tmp_path):
     path, _ = checkpoint_files(tmp_path)
     forge(path, lambda body: body.update(version=VERSION + 1))
-    with pytest.raises(
-        CheckpointError, match=f"format version {VERSION + 1}; this Gossamer reads version {VERSION}"
-    ):
+    with pytest.raises(CheckpointError, match=f"format version {VERSION + 1}; this Gossamer reads version {VERSION}"):
         load_state(path)
 
 
@@ -340,35 +332,6 @@ def test_another_model_is_refused_with_the_nearest_name():
 
 
 # crashes and full disks
-
-SAVE_FOREVER = """
-    import sys, torch
-    from gossamer.runs.checkpoint import save_state
-    step = 0
-    while True:
-        step += 1
-        save_state(sys.argv[1], {"x": torch.full((50_000,), float(step)), "step": step})
-        if step == 2:
-            print("ready", flush=True)
-"""
-
-
-def test_kill_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path):
-    environment = os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"}
-    draw = random.Random(0)
-    for _ in range(3):
-        with subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(SAVE_FOREVER), str(tmp_path / "x")],
-            env=environment,
-            stdout=subprocess.PIPE,
-        ) as child:
-            assert child.stdout.readline() == b"ready\n"
-            time.sleep(draw.random() * 0.05)
-            child.send_signal(signal.SIGKILL)
-        tree, _ = load_state(tmp_path / "x")
-        assert tree["x"].shape == (50_000,)
-        assert tree["x"].unique().tolist() == [tree["step"]]
-
 
 FORK_AND_KILL = """
     import os, random, signal, sys, time, torch
@@ -405,21 +368,23 @@ SAVE_LARGE = """
     from gossamer.errors import CheckpointError
     from gossamer.runs.checkpoint import save_state
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    try:
-        large = {"payload": torch.zeros(100_000), "manifest": "y" * 100_000}
-        save_state(sys.argv[1], large[sys.argv[2]])
-    except CheckpointError as error:
-        print(error)
+    for large in (torch.zeros(100_000), "y" * 100_000):  # in the payload, in the manifest
+        try:
+            save_state(sys.argv[1], {"x": large})
+        except CheckpointError as error:
+            print(error)
 """
 
 
-@pytest.mark.parametrize("part", ["payload", "manifest"])
-def test_a_full_disk_is_a_clear_error_and_the_old_file_is_intact(tmp_path, part):
+def test_a_full_disk_is_a_clear_error_and_the_old_file_is_intact(tmp_path):
     path = save_state(tmp_path / "x", TREE)
-    done = run_child(SAVE_LARGE, str(path), part)
-    assert "cannot write" in done.stdout, done.stderr
-    assert "File too large" in done.stdout
-    assert "An earlier file of that name is untouched" in done.stdout
+    done = run_child(SAVE_LARGE, str(path))
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    for line in lines:
+        assert "cannot write" in line
+        assert "File too large" in line
+        assert "An earlier file of that name is untouched" in line
     assert same(load_state(path)[0], TREE)
     assert not list(tmp_path.glob(".*"))
 
@@ -466,9 +431,7 @@ MEASURE = """
 """
 
 
-@pytest.mark.skipif(
-    not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's record of the peak"
-)
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's record of the peak")
 def test_memory_stays_below_twice_the_file(tmp_path):
     done = run_child(MEASURE, str(tmp_path / "x"))
     saving, loading = map(float, done.stdout.split())

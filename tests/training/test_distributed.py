@@ -17,7 +17,7 @@ from gossamer.training.distributed import check_equal, fingerprint, gather, larg
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    launch(jobs.compare, 2, str(folder))
+    launch(jobs.everything, 2, str(folder))
     return folder
 
 
@@ -52,12 +52,17 @@ def test_one_process_writes_the_run(trained):
     assert len(run.latest()[0]["rng"]) == 2
 
 
-def test_helpers(tmp_path):
+def test_helpers(trained):
     assert (rank(), world(), largest(3), gather("x")) == (0, 1, 3, ["x"])
     check_equal({"m": torch.ones(1)}, "masks")
-    launch(jobs.helpers, 2, str(tmp_path))
     for number in (0, 1):
-        assert (tmp_path / f"error-{number}").read_text() == "the masks of process 1 differ from those of process 0"
+        said = (trained / f"masks-{number}").read_text()
+        assert said == "the masks of process 1 differ from those of process 0"
+        assert "holds a run; resume it" in (trained / f"folder-{number}").read_text()
+
+
+def test_a_signal_to_one_stops_both_and_both_resume(trained):
+    assert RunFolder(trained / "cut").status() == {"state": "done", "step": 40, "reason": ""}
 
 
 def test_a_process_that_dies_ends_the_job(tmp_path):

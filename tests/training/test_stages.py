@@ -140,6 +140,29 @@ def test_rewinding_keeps_the_mask_and_the_early_weights():
         assert not bool((task.model.state_dict()[name][~mask] != 0).any())
 
 
+def test_overwriting_forgets_finished_stages(tmp_path):
+    stages = imp()
+    run_stages(stages, Classification(toy_model()), toy_data(), tmp_path)
+    stopping = Stopping(toy_model(seed=4), at=2, signum=signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        run_stages(stages, stopping, toy_data(), tmp_path, overwrite=True)
+    whole, resumed = Classification(toy_model(seed=4)), Classification(toy_model(seed=4))
+    run_stages(stages, whole, toy_data())
+    run_stages(stages, resumed, toy_data(), tmp_path, resume=True)
+    assert bits(resumed.model) == bits(whole.model)
+
+
+def test_what_on_start_remembers_survives_a_resume(tmp_path):
+    def note(model, sparsifier, memory):
+        memory.values["density"] = sparsifier.density()
+
+    stages = [Stage("half", pruned(0.5), CONFIG, on_start=note)]
+    with pytest.raises(Interrupted):
+        run_stages(stages, Stopping(toy_model(), 5, signal.SIGTERM), toy_data(), tmp_path)
+    memory = run_stages(stages, Classification(toy_model()), toy_data(), tmp_path, resume=True)
+    assert memory.values == {"density": 0.5}
+
+
 def test_bad_lists_are_refused(tmp_path):
     task = Classification(toy_model())
     with pytest.raises(ConfigError, match="list of stages is empty"):

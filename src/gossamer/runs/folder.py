@@ -97,6 +97,10 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} holds a run; resume it (--resume), replace it (--overwrite) or go elsewhere"
             )
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the run: its files and checkpoints, and nothing else that lies there."""
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)

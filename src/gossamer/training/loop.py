@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gossamer.errors import CheckpointError, ConfigError, DataError, NumericsError
+from gossamer.errors import CheckpointError, ConfigError, DataError, GossamerError, NumericsError
 from gossamer.runs.folder import RunFolder, State
 from gossamer.runs.log import JsonLog, check_trackers
 from gossamer.runs.progress import Progress
@@ -28,7 +28,7 @@ from gossamer.training.task import Batch, Task
 
 MAX_SKIPPED = 50  # steps that GradScaler may skip in a row; its scale has fallen by 2^50 then
 
-OnStart = Callable[[Sparsifier], None]
+Look = Callable[[Sparsifier], None]
 
 
 class Batches(Protocol):
@@ -59,7 +59,8 @@ def fit(
     run: RunFolder | str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    on_start: OnStart | None = None,
+    on_start: Look | None = None,
+    on_end: Look | None = None,
     trackers: tuple[str, ...] = (),
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -74,8 +75,9 @@ def fit(
         recipe: the method; `recipes.dense()` is ordinary training.
         config: how long and how; `TrainConfig()` where absent.
         run: where to log and to save: an open `RunFolder`, or a path, which is opened with `resume`, `overwrite`.
-        on_start: called with the Sparsifier once masks are set and before the first step, unless the run is resumed
-            (then a checkpoint overwrites whatever it did). trackers: names of experiment trackers beside the log.
+        on_start: called with the Sparsifier once masks are set; a checkpoint that is resumed then overwrites whatever
+            it did to the model. on_end: called with it after the last step, while masks and
+            optimiser are still there. trackers: names of experiment trackers beside the log.
         progress: show it on stderr.
     Returns:
         {"steps", "seconds", "density", "val", "test", "curve", "history"}; only "seconds" differs between two runs.
@@ -87,27 +89,29 @@ def fit(
     config = config or TrainConfig()
     if isinstance(run, str | Path):
         arguments = {"train": config.model_dump(mode="json"), "recipe": recipe.to_yaml()}
-        run = _open(run, arguments, config, resume, overwrite)
+        options = {"resume": resume, "overwrite": overwrite, "free": FREE, "keep": config.keep}
+        run = open_run(run, arguments, **options)
     loop = Loop(task, data, recipe, config, trackers, run.path if run is not None else None)
     try:
-        resumed = resume and run is not None and loop.restore(run)
-        if on_start is not None and not resumed:
+        if on_start is not None:
             on_start(loop.sparsifier)
+        if resume and run is not None:
+            loop.restore(run)
         if run is not None:
-            return _run_in(run, loop, progress)
+            return _run_in(run, loop, on_end, progress)
         loop.run(None, None, None, progress)
-        return loop.finish()
+        return loop.finish(on_end)
     finally:
         loop.release()
 
 
-def _run_in(run: RunFolder, loop: Loop, progress: bool) -> dict[str, Any]:
+def _run_in(run: RunFolder, loop: Loop, on_end: Look | None, progress: bool) -> dict[str, Any]:
     """Run the loop with a log, checkpoints, status and result in a folder."""
     with StopSignals() as stop, _log(run, loop.step) as log:
         _say(run, "running", loop.step)
         try:
             loop.run(run, log, stop, progress)
-            result = loop.finish()
+            result = loop.finish(on_end)
         except Interrupted as interruption:
             _say(run, "interrupted", loop.step, str(interruption))
             raise
@@ -125,15 +129,19 @@ def _say(run: RunFolder, state: State, step: int, reason: str = "") -> None:
         run.set_status(state, step, reason)
 
 
-def _open(path: str | Path, arguments: dict, config: TrainConfig, resume: bool, overwrite: bool) -> RunFolder:
-    """Rank 0 makes the folder; the others then only use it."""
-    if distributed.rank():
-        distributed.gather(None)
-        return RunFolder(path, config.keep)
-    try:
-        return RunFolder.open(path, arguments, resume=resume, overwrite=overwrite, free=FREE, keep=config.keep)
-    finally:
-        distributed.gather(None)
+def open_run(path: str | Path, arguments: dict[str, Any], **options: Any) -> RunFolder:
+    """`RunFolder.open(path, arguments, **options)` by the first process, for all of them; all raise what it raises."""
+    run: RunFolder | None = None
+    problem: GossamerError | None = None
+    if distributed.rank() == 0:
+        try:
+            run = RunFolder.open(path, arguments, **options)
+        except GossamerError as error:
+            problem = error
+    problem = distributed.gather(problem)[0]
+    if problem is not None:
+        raise problem
+    return run or RunFolder(path, options.get("keep", 2))
 
 
 def _log(run: RunFolder, step: int) -> Any:
@@ -328,7 +336,7 @@ class Loop:
             flat |= {f"val/{name}": value for name, value in values.get("val", {}).items()}
             self.accelerator.log(flat, step=self.step)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, on_end: Look | None = None) -> dict[str, Any]:
         """Make the model plain and measure it."""
         self._check_weights()
         distributed.check_equal(self.sparsifier.masks, "masks")
@@ -337,6 +345,8 @@ class Loop:
         self.task.masks = {name: mask.clone() for name, mask in entry.items()}
         if self.ema is not None:
             self.ema.copy_to(self.task.model, entry)
+        if on_end is not None:
+            on_end(self.sparsifier)
         self.release()
         self.task.model = self.sparsifier.finalize()
         if self.accelerator.trackers:

@@ -13,14 +13,15 @@ from typing import Any
 from torch import nn
 
 from gossamer.errors import CheckpointError, ConfigError
-from gossamer.runs.checkpoint import load_state, save_state
+from gossamer.runs.checkpoint import delete_state, load_state, save_state
 from gossamer.runs.folder import RunFolder
 from gossamer.runs.rng import seed_all
 from gossamer.runs.trees import Tree, load_model
 from gossamer.sparsify.recipe import Recipe
 from gossamer.sparsify.sparsifier import Sparsifier
+from gossamer.training import distributed
 from gossamer.training.config import FREE, TrainConfig
-from gossamer.training.loop import Data, fit
+from gossamer.training.loop import Data, fit, open_run
 from gossamer.training.task import Task
 
 
@@ -42,6 +43,7 @@ class Stage:
             resumed, to rebuild the model.
         on_enter: (model, memory), before the masks are set: rewind, average, prune.
         on_start: (model, sparsifier, memory), after they are set: rewinding under a mask that trained weights chose.
+            Both are called again when the stage is resumed, before its checkpoint is loaded.
         on_exit: (model, memory), after the training: remember weights or masks.
     """
 
@@ -78,16 +80,18 @@ def run_stages(
     _check_names(stages)
     memory = memory if memory is not None else Memory()
     if isinstance(run, str | Path):
-        run = RunFolder.open(run, describe(stages), resume=resume, overwrite=overwrite, free=_free(stages))
+        run = open_run(run, describe(stages), resume=resume, overwrite=overwrite, free=_free(stages))
+    if run is not None and (overwrite or not resume):
+        _forget(stages, run)
     done = _restore(stages, task, memory, run) if run is not None and resume else 0
     for number in range(done, len(stages)):
         stage = stages[number]
-        folder = run.path / f"{number:02d}-{stage.name}" if run is not None else None
+        folder = _folder(run, number, stage) if run is not None else None
         _run_stage(stage, task, data, memory, folder, resume, progress)
-        if run is not None:
+        if run is not None and distributed.rank() == 0:
             tree = {"model": dict(task.model.state_dict()), "values": memory.values, "results": memory.results}
             save_state(_end_path(run, number, stage), tree, {"stage": stage.name})
-    if run is not None:
+    if run is not None and distributed.rank() == 0:
         run.write_result(memory.results)
         run.set_status("done", sum(stage.train.steps for stage in stages if stage.train))
     return memory
@@ -154,6 +158,14 @@ def _restore(stages: Sequence[Stage], task: Task, memory: Memory, run: RunFolder
     return done
 
 
+def _forget(stages: Sequence[Stage], run: RunFolder) -> None:
+    """Remove what an earlier run left, so that a later resume cannot take it for this run's."""
+    if distributed.rank() == 0:
+        for number, stage in enumerate(stages):
+            delete_state(_end_path(run, number, stage))
+            RunFolder(_folder(run, number, stage)).clear()
+
+
 def _load_end(run: RunFolder, number: int, stage: Stage, task: Task, memory: Memory) -> None:
     path = _end_path(run, number, stage)
     tree, meta = load_state(path)
@@ -164,6 +176,10 @@ def _load_end(run: RunFolder, number: int, stage: Stage, task: Task, memory: Mem
     memory.values.update(tree["values"])
     memory.results.clear()
     memory.results.update(tree["results"])
+
+
+def _folder(run: RunFolder, number: int, stage: Stage) -> Path:
+    return run.path / f"{number:02d}-{stage.name}"
 
 
 def _end_path(run: RunFolder, number: int, stage: Stage) -> Path:
