@@ -18,9 +18,7 @@ from gossamer.maths.proximal import (
     soft_threshold,
 )
 
-vectors = st.lists(st.floats(-5, 5), min_size=1, max_size=8).map(
-    lambda v: torch.tensor(v, dtype=torch.float64)
-)
+vectors = st.lists(st.floats(-5, 5), min_size=1, max_size=8).map(lambda v: torch.tensor(v, dtype=torch.float64))
 
 
 @given(vectors, st.floats(0, 3))
@@ -44,9 +42,7 @@ def test_l0_keeps_exactly_the_largest(x, data):
     kept = got != 0
     assert torch.equal(got[kept], x[kept])
     assert int(kept.sum()) == min(k, int((x != 0).sum()))
-    assert float(x[~kept].abs().max() if (~kept).any() else 0) <= float(
-        x[kept].abs().min() if kept.any() else 9
-    )
+    assert float(x[~kept].abs().max() if (~kept).any() else 0) <= float(x[kept].abs().min() if kept.any() else 9)
 
 
 def test_l0_ties_go_to_the_lower_index_and_dim_counts_per_row():

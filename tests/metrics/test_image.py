@@ -27,9 +27,7 @@ def brute_ssim(x, y, data_range, window):
         for j in range(x.shape[1] - side + 1):
             p, q = x[i : i + side, j : j + side], y[i : i + side, j : j + side]
             mp, mq = (w * p).sum(), (w * q).sum()
-            vp, vq, vpq = (
-                unbias * (w * d).sum() for d in ((p - mp) ** 2, (q - mq) ** 2, (p - mp) * (q - mq))
-            )
+            vp, vq, vpq = (unbias * (w * d).sum() for d in ((p - mp) ** 2, (q - mq) ** 2, (p - mp) * (q - mq)))
             out.append((2 * mp * mq + c1) * (2 * vpq + c2) / ((mp**2 + mq**2 + c1) * (vp + vq + c2)))
     return float(np.mean(out))
 

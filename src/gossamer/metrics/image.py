@@ -48,9 +48,7 @@ def _window(kind: str, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
     raise unknown("window", kind, ("gaussian", "uniform"))
 
 
-def ssim(
-    a: Tensor, b: Tensor, data_range: float = 1.0, window: Literal["gaussian", "uniform"] = "gaussian"
-) -> float:
+def ssim(a: Tensor, b: Tensor, data_range: float = 1.0, window: Literal["gaussian", "uniform"] = "gaussian") -> float:
     """Mean structural similarity over all positions where the window fits, all channels, all images.
 
     Args:
