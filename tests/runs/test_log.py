@@ -1,11 +1,12 @@
 """The log: strict JSON, torn lines, rewinding."""
 
+import importlib.util
 import json
 
 import pytest
 import torch
 
-from gossamer.errors import CheckpointError, ConfigError, DataError
+from gossamer.errors import CheckpointError, ConfigError, DataError, MissingExtra
 from gossamer.runs.log import JsonLog, check_trackers, read_log
 
 
@@ -76,3 +77,9 @@ def test_an_unknown_tracker_has_a_suggestion():
     with pytest.raises(ConfigError, match="unknown tracker 'tensorbord'; did you mean 'tensorboard'"):
         check_trackers(["tensorbord"])
     assert check_trackers([]) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
+def test_a_missing_tracker_names_its_extra():
+    with pytest.raises(MissingExtra, match=r"'tensorboard'.*gossamer\[trackers\]"):
+        check_trackers(["tensorboard"])

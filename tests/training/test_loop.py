@@ -1,6 +1,7 @@
 """The loop: exact resume for every recipe, accumulation, clipping, NaN, averages, measures."""
 
 import copy
+import importlib.util
 import os
 import signal
 import subprocess
@@ -306,6 +307,15 @@ def test_a_user_without_a_run_folder_keeps_his_ctrl_c():
     task = Stopping(toy_model(), at=5, signum=signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         fit(task, toy_data(), recipe_of("dense"), TrainConfig(steps=10))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
+@pytest.mark.filterwarnings("default")
+def test_a_tracker_writes_beside_the_log(tmp_path):
+    task = Classification(toy_model())
+    fit(task, toy_data(), recipe_of("rigl"), toy_config(), run=tmp_path, trackers=("tensorboard",))
+    assert list(tmp_path.rglob("*tfevents*"))
+    assert read_log(tmp_path / "log.jsonl")
 
 
 def test_progress_and_unshuffled_small_last_batches(capsys):

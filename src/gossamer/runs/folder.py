@@ -22,6 +22,7 @@ from gossamer.runs.trees import Tree
 
 State = Literal["running", "done", "interrupted", "failed"]
 _FILES = ("config.yaml", "log.jsonl", "status.json", "result.json")
+_MODEL = ("model.safetensors", "masks.safetensors", "sparsity.json")  # written by `model_files`
 
 
 class RunFolder:
@@ -101,7 +102,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the run: its files and checkpoints, and nothing else that lies there."""
-        for name in _FILES:
+        for name in (*_FILES, *_MODEL):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
