@@ -66,7 +66,7 @@ class Linear(_Ramp):
 class Cubic(_Ramp):
     """last + (first - last) (1 - x)^3: fast at first, flat at the end (Zhu & Gupta 2017, eq. 1).
 
-    >>> Cubic(1.0, 0.1)(0.5)
+    >>> round(Cubic(1.0, 0.1)(0.5), 6)
     0.2125
     """
 

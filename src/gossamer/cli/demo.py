@@ -1,0 +1,69 @@
+"""`gossamer demo`: the main job in one command. Dense against GraNet on digits, a table and a report page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gossamer.errors import GossamerError
+from gossamer.report.card import comparison
+from gossamer.report.compare import table
+from gossamer.report.experiment import card, run
+from gossamer.report.page import write
+from gossamer.runs.sweep import Job, sweep
+from gossamer.training.config import Config, DataPart, ModelPart, OptimConfig, RecipePart, TrainConfig
+
+ARMS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "random": {"sparsity": 0.9},
+    "granet": {"sparsity": 0.9, "every": 20, "grow_stop": 0.9},
+}
+ROLES = {"dense": "dense", "random": "random_mask"}
+
+
+def configuration(arm: str, seed: int, steps: int) -> Config:
+    """A digits MobileNet of double width on shifted noisy digits, an equal budget for every arm."""
+    return Config(
+        data=DataPart(name="digits-shifted", options={"canvas": 16, "val": 0.1}),
+        model=ModelPart(name="mobilenet-digits", options={"width": 2.0}),
+        recipe=RecipePart(name=arm, options=ARMS[arm]),
+        train=TrainConfig(steps=steps, seed=seed, validate_every=steps // 8, optim=OptimConfig(name="nesterov")),
+    )
+
+
+def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]:
+    """One training of the demo, in a process of its own."""
+    return run(Config(**config), folder / "run", resume=True)
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for runs and the report.")] = Path("out/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every arm.")] = 2,
+    steps: Annotated[int, typer.Option(min=40, help="Optimiser steps of every run.")] = 400,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at the same time.")] = 2,
+) -> None:
+    """Train dense, random-mask and GraNet networks on digits at 90 % sparsity and compare them.
+
+    Finished trainings are kept: the same command again goes on where it stopped.
+    """
+    configs = {f"{arm}-{seed}": configuration(arm, seed, steps) for arm in ARMS for seed in range(seeds)}
+    jobs = [Job(name, config.model_dump(mode="json")) for name, config in configs.items()]
+    typer.echo(f"training {len(jobs)} networks of {steps} steps, {workers} at a time", err=True)
+
+    def report(name: str, failure: str | None) -> None:
+        typer.echo(f"  {name}: {failure or 'done'}", err=True)
+
+    swept = sweep(jobs, run_job, output, ("cpu",) * workers, report)
+    if swept.failures:
+        raise GossamerError(f"these trainings failed: {swept.failures}")
+    command = f"gossamer demo --seeds {seeds} --steps {steps}"
+    cards = [
+        card([swept.results[f"{arm}-{seed}"] for seed in range(seeds)], role=ROLES.get(arm, "method"), command=command)
+        for arm in ARMS
+    ]
+    shown = comparison(cards, title="Digits, 90 % sparse against dense", command=command)
+    shown.save(output / "comparison.json")
+    typer.echo(table(shown))
+    typer.echo(f"report: {write(shown, output / 'report.html')}")

@@ -1,0 +1,61 @@
+"""The main job as a subprocess: small budget, real table, report and files; finished trainings are kept."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gossamer.runs.model_files import load_sparsity
+
+
+def gossamer(*arguments, **options):
+    command = [sys.executable, "-m", "gossamer.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    done = gossamer("demo", "--output", folder, "--seeds", 1, "--steps", 80)
+    assert done.returncode == 0, done.stderr
+    assert "granet" in done.stdout
+    assert "report.html" in done.stdout
+    return folder
+
+
+def test_table_and_report_agree_with_the_files(output):
+    record = json.loads((output / "comparison.json").read_text())
+    by_method = {card["method"]: card for card in record["cards"]}
+    assert set(by_method) == {"dense", "random mask", "granet"}
+    masks, about = load_sparsity(output / "granet-0" / "run")
+    kept = sum(int(m.sum()) for m in masks.values())
+    total = sum(m.numel() for m in masks.values())
+    assert kept == by_method["granet"]["nnz_by_mask"]
+    assert abs(kept - 0.1 * total) <= 1
+    assert "granet" in about["recipe"]
+    assert by_method["granet"]["taxonomy_contradictions"] == []
+    assert by_method["granet"]["peak_density"] == 1.0
+    assert by_method["random mask"]["peak_density"] < 0.11
+    assert "<html" in (output / "report.html").read_text()
+
+
+def test_finished_trainings_are_kept(output):
+    before = (output / "granet-0" / "run" / "model.safetensors").stat().st_mtime_ns
+    again = gossamer("demo", "--output", output, "--seeds", 1, "--steps", 80)
+    assert again.returncode == 0, again.stderr
+    assert (output / "granet-0" / "run" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_changed_arguments_are_refused(output):
+    changed = gossamer("demo", "--output", output, "--seeds", 1, "--steps", 120)
+    assert changed.returncode == 2
+    assert changed.stderr.startswith("gossamer: ") or "gossamer: " in changed.stderr
+    assert "Traceback" not in changed.stderr
+
+
+def test_version_and_bad_usage():
+    assert gossamer("--version").stdout.strip()[0].isdigit()
+    wrong = gossamer("demo", "--sedes", 1)
+    assert wrong.returncode == 2
+    assert "--seeds" in wrong.stderr
