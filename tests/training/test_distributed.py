@@ -1,6 +1,10 @@
 """Two processes on gloo: the same masks on both, and one process with the doubled batch."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import distributed_jobs as jobs
 import pytest
@@ -70,6 +74,30 @@ def test_a_process_that_dies_ends_the_job(tmp_path):
     with pytest.raises(torch.multiprocessing.ProcessExitedException, match="exit code 3"):
         launch(jobs.die, 2, str(tmp_path))
     assert time.monotonic() - began < 60
+
+
+MAIN = """
+import sys, torch
+torch.set_num_threads(1)
+from training_toys import *
+task = Classification(toy_model())
+fit(task, toy_data(), recipe_of("rigl"), toy_config(device="cpu"), run=sys.argv[1])
+from gossamer.training.distributed import world
+assert world() == 2
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_needs_no_set_up_by_the_user(tmp_path):
+    script = tmp_path / "main.py"
+    script.write_text(MAIN)
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parents[1] / "src")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(script), str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert RunFolder(tmp_path / "out").status()["state"] == "done"
 
 
 def test_fingerprints_see_every_difference():

@@ -15,6 +15,18 @@ from torch import Tensor
 from gossamer.errors import MaskError
 
 
+def join(cpu: bool = False) -> None:
+    """Enter the process group of a launcher (torchrun, accelerate launch), unless that was done already.
+
+    Args:
+        cpu: whether the group must work on CPU tensors though there are GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not (dist.is_available() and dist.is_initialized()):
+        from accelerate import PartialState
+
+        PartialState(cpu=cpu or not torch.cuda.is_available())
+
+
 def active() -> bool:
     """Whether a process group of more than one process is running."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -87,6 +87,7 @@ def fit(
         Interrupted: a signal came, and the state is saved.
     """
     config = config or TrainConfig()
+    distributed.join(cpu=config.device == "cpu")
     if isinstance(run, str | Path):
         arguments = {"train": config.model_dump(mode="json"), "recipe": recipe.to_yaml()}
         options = {"resume": resume, "overwrite": overwrite, "free": FREE, "keep": config.keep}
@@ -115,7 +116,7 @@ def _run_in(run: RunFolder, loop: Loop, on_end: Look | None, progress: bool) -> 
         except Interrupted as interruption:
             _say(run, "interrupted", loop.step, str(interruption))
             raise
-        except NumericsError as error:
+        except Exception as error:
             _say(run, "failed", loop.step, str(error))
             raise
         if distributed.rank() == 0:
@@ -232,6 +233,8 @@ class Loop:
             while self.step < config.steps:
                 loss = self.advance()
                 self.seconds = time.monotonic() - began
+                if self.skipped:
+                    continue
                 bar.update(self.step, loss=loss)
                 if _due(self.step, config.log_every, config.steps):
                     self._write(log, {"loss": loss})

@@ -79,6 +79,7 @@ def run_stages(
     """
     _check_names(stages)
     memory = memory if memory is not None else Memory()
+    distributed.join(cpu=any(stage.train is not None and stage.train.device == "cpu" for stage in stages))
     if isinstance(run, str | Path):
         run = open_run(run, describe(stages), resume=resume, overwrite=overwrite, free=_free(stages))
     if run is not None and (overwrite or not resume):
