@@ -148,7 +148,7 @@ class _Counter(TorchDispatchMode):
 
 
 @contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
+def quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation without gradients, side effects or fused kernels that hide what they compute."""
     training = {module: module.training for module in model.modules()}
     fused, native = torch.backends.mha.get_fastpath_enabled(), bool(torch.backends.mkldnn.enabled)
@@ -197,7 +197,7 @@ def flops(
     batch = samples if samples is not None else len(tensors[0])
     if batch < 1:
         raise ConfigError(f"FLOPs are per sample, the example has {batch}")
-    with parametrize.cached(), _quiet(model):
+    with parametrize.cached(), quiet(model):
         owners, densities = _owners(model, masks)
         counter = _Counter(owners)
         with counter:
