@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune as torch_prune
 
 from gossamer import recipes
 from gossamer.errors import CheckpointError, ConfigError, MaskError, NumericsError
@@ -119,6 +120,21 @@ def test_compositions(recipe):
 
 
 # ---- loops
+
+
+@pytest.mark.parametrize("recipe", [recipes.sr_ste(), recipes.rigl(0.8, every=2)], ids=lambda r: r.name)
+def test_moving_the_model_after_binding_changes_nothing(recipe):
+    """`model.to` replaces buffers even from cpu to cpu:0; updates must reach the ones in use."""
+
+    def move(sp):
+        if sp.step == 3:
+            sp.model.to("cpu:0")
+
+    one, sp1, _ = train(recipe, watch=move)
+    two, sp2, _ = train(recipe)
+    sp1.finalize()
+    sp2.finalize()
+    assert same(one, two)
 
 
 def test_accumulation_equals_a_big_batch():
@@ -336,7 +352,7 @@ def test_already_pruned_by_torch():
     model = network()
     for m in model:
         if isinstance(m, nn.Linear):
-            nn.utils.prune.l1_unstructured(m, "weight", 0.5)
+            torch_prune.l1_unstructured(m, "weight", 0.5)
     with pytest.raises(ConfigError, match=r"torch\.nn\.utils\.prune"):
         Sparsifier(model, torch.optim.SGD(model.parameters(), 0.1), recipes.random(), 20)
 

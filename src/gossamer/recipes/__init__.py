@@ -9,6 +9,7 @@ from ..sparsify.recipe import Recipe
 from .dynamic import itop, rigl, set_
 from .gradual import gmp, granet
 from .nm import asp, sr_ste, ste
+from .procedures import imp, train_prune_finetune
 from .static import dense, grasp, magnitude, random, snip, synflow
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -35,6 +36,7 @@ __all__ = [
     "gmp",
     "granet",
     "grasp",
+    "imp",
     "itop",
     "magnitude",
     "random",
@@ -44,4 +46,5 @@ __all__ = [
     "sr_ste",
     "ste",
     "synflow",
+    "train_prune_finetune",
 ]

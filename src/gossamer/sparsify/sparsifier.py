@@ -205,8 +205,22 @@ class Sparsifier:
         self._edit_gradients()
         self._graded = True
 
+    def _follow_model(self) -> None:
+        """`model.to(...)` replaces buffers and moves weights: hold on to the buffers that the model now uses."""
+        effective = not isinstance(self.recipe.family, est.Projected)
+        for name, old in self._entry.items():
+            live = self._forward_of(name).mask if effective else old.to(self._parameters[name].device)
+            if live is not old:
+                self._entry[name] = live
+                for group in self.groups:
+                    if self.masks[group.name] is old:
+                        self.masks[group.name] = live
+                    self.ever[group.name] = self.ever[group.name].to(live.device)
+                    self.masks[group.name] = self.masks[group.name].to(live.device)
+
     @torch.no_grad()
     def _edit_gradients(self) -> None:
+        self._follow_model()
         if not self.groups and not self.recipe.regularizers:
             return
         if self.wants_dense_gradient():
