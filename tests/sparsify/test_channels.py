@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from gossamer import recipes
 from gossamer.errors import ConfigError
 from gossamer.models import build
-from gossamer.sparsify import Group, Sparsifier
+from gossamer.sparsify import Group, Recipe, Sparsifier
 from gossamer.sparsify.channels import channel_graph, channel_groups
 from gossamer.sparsify.channels.labels import Labels
+from gossamer.sparsify.scores import BNScale
 from gossamer.sparsify.updates import SetTo
 
 
@@ -250,6 +251,16 @@ def test_a_sparsifier_prunes_whole_channels():
             dropped = ~sparsifier.masks[group.name]
             rows = dropped if member.index is None else member.index[dropped].flatten()
             assert int(weight[rows].count_nonzero()) == 0, member.name
+
+
+def test_scales_alone_rank_channels_by_bn_scale():
+    model = build("mlp", shape=(4,), hidden=(3,), classes=2)
+    model.bn1.weight.data = torch.tensor([1.0, -3.0, 2.0])
+    model.bn1.bias.data = torch.tensor([9.0, 0.0, 0.0])
+    groups = channel_groups(model, torch.randn(2, 4))
+    recipe = Recipe(updates=(SetTo(BNScale(), 2 / 3),))
+    sparsifier = Sparsifier(model, torch.optim.SGD(model.parameters(), 0.1), recipe, 2, groups=groups)
+    assert sparsifier.masks["fc1"].tolist() == [False, True, True]
 
 
 def test_groups_replace_the_selection():

@@ -15,31 +15,43 @@ from torch.nn import functional as F
 from gossamer import recipes
 from gossamer.errors import CheckpointError, ConfigError, GossamerError, MaskError, ShapeError
 from gossamer.models import build
-from gossamer.sparsify import Sparsifier, accounting, surgery
+from gossamer.models.blocks import conv_bn, pooled_head
+from gossamer.models.efficientnet import MBConv
+from gossamer.sparsify import Recipe, Sparsifier, accounting, surgery
 from gossamer.sparsify.allocation import Uniform
 from gossamer.sparsify.channels import channel_graph, channel_groups
+from gossamer.sparsify.estimators import Projected
 from gossamer.sparsify.groups import entry_masks
+from gossamer.sparsify.regularizers import BNL1
+from gossamer.sparsify.scores import BNScale
+from gossamer.sparsify.updates import SetTo
 
 IMAGE = (2, 3, 32, 32)
 MODELS = {
     "mlp": ({"shape": (12,), "hidden": (9, 7)}, (2, 12)),
     "lenet-5": ({}, (2, 1, 28, 28)),
-    "convnet": ({}, (2, 1, 12, 12)),
-    "vgg-19": ({}, IMAGE),
+    "vgg": ({"channels": (8, 12, 12, 16)}, (2, 1, 12, 12)),
     "resnet-20": ({"option": "B"}, IMAGE),
     "wide-resnet": ({"depth": 10, "factor": 1}, IMAGE),
     "mobilenet-digits": ({}, (2, 1, 16, 16)),
-    "efficientnet-b0": ({}, IMAGE),
+    "squeeze": ({}, (2, 3, 8, 8)),
     "unet": ({}, (2, 1, 16, 16)),
     "vit-tiny": ({"depth": 2}, IMAGE),
     "llama": ({"depth": 2, "heads": 4, "kv_heads": 2, "tied": True}, None),
 }
 
 
+def make(name):
+    """A model of MODELS; "squeeze" is two blocks of EfficientNet, "vgg" a plain chain of convolutions."""
+    if name == "squeeze":
+        return nn.Sequential(conv_bn(3, 6, 3), MBConv(6, 6, 1, 2, 3), MBConv(6, 8, 2, 2, 5), pooled_head(8, 4))
+    return build("convnet" if name == "vgg" else name, **MODELS[name][0])
+
+
 def prepared(name):
     """A model in float64 with non-trivial batch statistics, and an example."""
-    options, shape = MODELS[name]
-    model = randomised(build(name, **options).double())
+    shape = MODELS[name][1]
+    model = randomised(make(name).double())
     example = torch.randn(shape, dtype=torch.float64) if shape else torch.randint(0, 256, (2, 8))
     return model, example
 
@@ -90,13 +102,13 @@ def test_removal_of_masked_channels_is_exact(name, fold):
     assert sizes[1] < 0.75 * sizes[0]
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet-5", "resnet-20", "mobilenet-digits", "efficientnet-b0", "llama"])
+@pytest.mark.parametrize("name", ["mlp", "lenet-5", "resnet-20", "mobilenet-digits", "squeeze", "llama"])
 def test_the_plan_rebuilds_the_small_model(name):
     model, example = prepared(name)
     graph = channel_graph(model, example)
     result = surgery.remove_channels(model, example, half_masks(graph))
     plan = json.loads(json.dumps(result.plan))
-    fresh = surgery.apply_shrink_plan(build(name, **MODELS[name][0]).double(), plan).eval()
+    fresh = surgery.apply_shrink_plan(make(name).double(), plan).eval()
     fresh.load_state_dict(result.model.state_dict())
     assert torch.equal(fresh(example), result.model(example))
     assert str(fresh) == str(result.model)
@@ -211,6 +223,34 @@ def test_constants_through_two_layers_at_once():
     masks = {"0": torch.tensor([True, False, True, True]), "2": torch.tensor([False, True, True, False, True])}
     wanted = silent(model, graph, masks)(x)
     torch.testing.assert_close(surgery.remove_channels(model, x, masks).model(x), wanted, rtol=0, atol=1e-12)
+
+
+def test_slimming_with_the_sparsifier():
+    """MaskSparsity's last steps: L1 on the scales of dropped channels alone makes their removal lossless."""
+    model = build("mlp", shape=(12,), hidden=(16, 8), classes=4)
+    x, y = torch.randn(64, 12), torch.randint(0, 4, (64,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    recipe = Recipe(
+        "mask-sparsity",
+        family=Projected(mask_grad=False),
+        updates=(SetTo(BNScale(), 0.5, Uniform()),),
+        regularizers=(BNL1(1.0, "pruned"),),  # stronger than the loss, so that the scales do reach zero
+    )
+    sparsifier = Sparsifier(model, optimizer, recipe, 300, groups=channel_groups(model, x))
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 0.1 if step < 200 else 0.002  # then the last oscillation dies out
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    sparsifier.remove()
+    model.eval()
+    small = surgery.remove_channels(model, x, sparsifier.masks).model
+    agree = (small(x).argmax(1) == model(x).argmax(1)).float().mean()
+    assert agree >= 0.98
+    assert model.bn1.weight[~sparsifier.masks["fc1"]].abs().max() < 0.01
+    assert model.bn1.weight[sparsifier.masks["fc1"]].abs().mean() > 0.5
+    lost = surgery.remove_channels(model, x, sparsifier.masks, fold_constants=False).model
+    assert float((small(x) - model(x)).detach().abs().max()) < float((lost(x) - model(x)).detach().abs().max())
 
 
 # --------------------------------------------------------------------------- other layers
@@ -328,6 +368,45 @@ def test_in_place_surgery_keeps_parameter_objects():
     assert weight.shape == (4, 12)
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_training_goes_on_after_a_permutation(kind):
+    """Permuted and trained is trained and permuted: the optimiser's buffers follow."""
+
+    def trained(permute_at):
+        torch.manual_seed(0)
+        model = build("mlp", shape=(6,), hidden=(5,), classes=3).double()
+        options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+        optimizer = kind(model.parameters(), 0.01, **options)
+        for step in range(5):
+            if step == permute_at:
+                x = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+                order = {"fc1": [3, 1, 4, 0, 2]}
+                surgery.permute_channels(model, x, order, inplace=True, optimizer=optimizer)
+            inputs = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            model(inputs).square().mean().backward()
+            optimizer.step()
+        return model.eval()
+
+    x = torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(trained(3)(x), trained(None)(x), rtol=0, atol=1e-12)
+
+
+def test_training_goes_on_after_a_removal():
+    model, example = prepared("mobilenet-digits")
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for masks in (None, half_masks(channel_graph(model, example))):
+        if masks:
+            surgery.remove_channels(model, example, masks, inplace=True, optimizer=optimizer)
+        optimizer.zero_grad()
+        model.train()(example).square().mean().backward()
+        optimizer.step()
+    for parameter, state in optimizer.state.items():
+        assert state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape
+    with pytest.raises(ConfigError, match="in place only"):
+        surgery.remove_channels(model, example, {}, optimizer=optimizer)
+
+
 @given(data=st.data())
 def test_removal_equals_entry_masks_for_any_masks(data):
     torch.manual_seed(0)
@@ -383,7 +462,7 @@ def test_damaged_plans(change, message):
     model, example = prepared("mlp")
     plan = surgery.narrow(model, example, {"fc1": 4}).plan | change
     with pytest.raises(CheckpointError, match=message):
-        surgery.apply_shrink_plan(build("mlp", **MODELS["mlp"][0]), plan)
+        surgery.apply_shrink_plan(make("mlp"), plan)
 
 
 # --------------------------------------------------------------------------- export

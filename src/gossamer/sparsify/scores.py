@@ -112,7 +112,8 @@ class BNScale:
     def __call__(self, ctx: Context) -> Scores:
         scores = {}
         for group in ctx.groups:
-            gammas = [m for m in group.members if isinstance(_owner(ctx.model, m.name), _NORMS)]
+            scales = [m for m in group.members if m.name.endswith(".weight")]  # never the shifts
+            gammas = [m for m in scales if isinstance(_owner(ctx.model, m.name), _NORMS)]
             if not gammas:
                 raise ConfigError(f"group {group.name} has no normalisation layer, so bn_scale cannot rank it")
             parts = [m.reduce(ctx.weights[m.name].abs()) for m in gammas]

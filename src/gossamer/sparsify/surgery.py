@@ -1,7 +1,7 @@
 """Surgery on channels: remove, narrow, permute and widen coupled units, with a plan that rebuilds the result.
 
 All four say for each group which old unit each new unit is; parameters, buffers and layer attributes follow.
-Parameter objects stay the same, their data change shape: make a new optimiser afterwards.
+In place, parameter objects stay the same while their data change; an optimiser that is handed over follows, too.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def remove_channels(
     *,
     fold_constants: bool = True,
     inplace: bool = False,
+    optimizer: torch.optim.Optimizer | None = None,
     graph: ChannelGraph | None = None,
 ) -> Surgery:
     """Remove channels for good: layers shrink in every tensor that the channels run through.
@@ -84,6 +85,7 @@ def remove_channels(
         example: one input (B, ...) or a tuple of positional arguments; the result is checked on it.
         masks: group name (of `channel_graph`) -> bool unit mask, True = kept. Groups not named stay whole.
         inplace: change `model` itself.
+        optimizer: of `model`, in place: its buffers shrink with the parameters, so that training goes on.
         graph: if already traced.
     Raises:
         ConfigError: no such group, or one whose channels must stay (the reason is given).
@@ -91,6 +93,7 @@ def remove_channels(
         GossamerError: the result computes another function, as where forward() has sizes written into it.
     Source: Jiang et al. 2022 (MaskSparsity), section 3; folding after 00-sparse-training-algebra.
     """
+    _check_optimizer(inplace, optimizer)
     graph = graph or channel_graph(model, example)
     orders = {name: _kept(graph.group(name), mask) for name, mask in masks.items()}
     dropped = {name: ~masks[name].cpu() for name in orders if not bool(masks[name].all())}
@@ -100,7 +103,7 @@ def remove_channels(
     folds: list[Fold] = []
     if fold_constants and dropped:
         folds = fold_constants_(result, reference, graph, dropped, example)
-    plan = _reindex(result, graph, orders, [f.layer for f in folds if f.into == "new bias"])
+    plan = _reindex(result, graph, orders, [f.layer for f in folds if f.into == "new bias"], optimizer)
     return _checked(result, reference, plan, example, folds)
 
 
@@ -121,22 +124,29 @@ def narrow(model: nn.Module, example: Any, widths: Mapping[str, int], **options:
 
 
 def permute_channels(
-    model: nn.Module, example: Any, orders: Mapping[str, Sequence[int]], *, inplace: bool = False
+    model: nn.Module,
+    example: Any,
+    orders: Mapping[str, Sequence[int]],
+    *,
+    inplace: bool = False,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Surgery:
     """Re-order units; the function stays the same up to the order of summation.
 
     Args:
         orders: group name -> for each new unit the old one. The inverse order restores the weights bit for bit.
+        inplace, optimizer: as in `remove_channels`.
     Raises:
         ConfigError: no such group, or not a permutation.
     """
+    _check_optimizer(inplace, optimizer)
     graph = channel_graph(model, example)
     for name, order in orders.items():
         if sorted(map(int, order)) != list(range(graph.group(name).numel)):
             raise ConfigError(f"the order of {name} is no permutation of its {graph.group(name).numel} units")
     result = model if inplace else copy.deepcopy(model)
     reference = copy.deepcopy(model)
-    plan = _reindex(result, graph, {name: [int(u) for u in order] for name, order in orders.items()}, [])
+    plan = _reindex(result, graph, {name: [int(u) for u in order] for name, order in orders.items()}, [], optimizer)
     return _checked(result, reference, plan, example, [])
 
 
@@ -164,6 +174,11 @@ def widen(
     reference = copy.deepcopy(model)
     plan = _reindex(result, graph, orders, [])
     return _checked(result, reference, plan, example, [])
+
+
+def _check_optimizer(inplace: bool, optimizer: torch.optim.Optimizer | None) -> None:
+    if optimizer is not None and not inplace:
+        raise ConfigError("an optimizer follows surgery in place only: pass inplace=True, or make a new optimizer")
 
 
 def _kept(group: ChannelGroup, mask: Tensor) -> list[int]:
@@ -207,7 +222,11 @@ def _run(model: nn.Module, example: Any) -> list[Tensor]:
 
 
 def _reindex(
-    model: nn.Module, graph: ChannelGraph, orders: Mapping[str, list[int]], biases: list[str]
+    model: nn.Module,
+    graph: ChannelGraph,
+    orders: Mapping[str, list[int]],
+    biases: list[str],
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> dict[str, Any]:
     """New unit j of a group becomes its old unit orders[group][j], in all tensors. Returns the plan."""
     placements: dict[tuple[str, int], list[tuple[Member, list[int], bool]]] = defaultdict(list)
@@ -221,7 +240,11 @@ def _reindex(
     for layer in biases:  # a bias that folding added follows its weight
         placements[f"{layer}.bias", 0] = list(placements.get((f"{layer}.weight", 0), ()))
     for (name, dim), places in placements.items():
-        _rearrange(_tensor(model, name), dim, places)
+        tensor = _tensor(model, name)
+        state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
+        _rearrange(
+            tensor, dim, places, [b for b in state.values() if isinstance(b, Tensor) and b.shape == tensor.shape]
+        )
     owners = sorted({name.rpartition(".")[0] for name, _ in placements})
     changed = sorted({name for name, _ in placements} | {f"{layer}.bias" for layer in biases})
     return {
@@ -239,11 +262,14 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def _rearrange(tensor: Tensor, dim: int, places: list[tuple[Member, list[int], bool]]) -> None:
-    """Write positions anew along `dim`, in the tensor object itself."""
+def _rearrange(tensor: Tensor, dim: int, places: list[tuple[Member, list[int], bool]], buffers: list[Tensor]) -> None:
+    """Write positions anew along `dim`, in the tensor object itself and in the optimiser's buffers of it."""
     sources, scale = _sources(tensor.shape[dim], places)
     shape = [-1 if d == dim else 1 for d in range(tensor.ndim)]
-    fresh = tensor.detach().index_select(dim, torch.tensor(sources, device=tensor.device))
+    chosen = torch.tensor(sources, device=tensor.device)
+    for buffer in buffers:
+        buffer.data = buffer.index_select(dim, chosen)
+    fresh = tensor.detach().index_select(dim, chosen)
     if any(s != 1 for s in scale):
         fresh = fresh * torch.tensor(scale, dtype=fresh.dtype, device=fresh.device).view(shape)
     tensor.data = fresh
