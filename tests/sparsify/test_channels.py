@@ -182,6 +182,22 @@ def test_grouped_convolutions_and_raw_inputs_are_refused():
     assert graph.refused["0"] == graph.refused["1"] == "1.weight is a convolution in 2 groups"
 
 
+def test_attention_modules_of_torch_keep_their_width():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.attention = nn.Linear(4, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+            self.f, self.g = nn.Linear(8, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.g(self.f(h + self.attention(h, h, h)[0]).relu())
+
+    graph = channel_graph(Model(), torch.randn(2, 3, 4))
+    assert [g.name for g in graph.groups] == ["f"]
+    assert graph.refused["a"] == "nn.MultiheadAttention cannot change its width"
+
+
 def test_a_layer_used_twice_couples_its_two_ends():
     shared = nn.Linear(6, 6)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(6, 2))

@@ -287,6 +287,35 @@ def test_concatenation_multiplier_group_norm_and_transposed():
     assert small.up.out_channels == small.head.in_channels == int(masks["up"].sum())
 
 
+def test_prelu_and_one_dimension():
+    layers = [nn.Conv1d(2, 6, 3, padding=1), nn.PReLU(6), nn.Conv1d(6, 4, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten()]
+    model, x = nn.Sequential(*layers, nn.Linear(4, 2)).double(), torch.randn(2, 2, 8, dtype=torch.float64)
+    model[1].weight.data.uniform_(0.1, 0.9)
+    graph = channel_graph(model, x)
+    assert [g.name for g in graph.groups] == ["0", "2"]
+    masks = half_masks(graph)
+    wanted = silent(model, graph, masks)(x)
+    result = surgery.remove_channels(model, x, masks)
+    torch.testing.assert_close(result.model(x), wanted, rtol=0, atol=1e-12)
+    assert result.model[1].num_parameters == int(masks["0"].sum())
+
+
+def test_a_layer_called_twice_is_reported_not_folded():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 5), nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.c(self.a(x)) * self.c(self.b(x))
+
+    model, x = Twice(), torch.randn(2, 3)
+    assert [g.numel for g in channel_graph(model, x).groups] == [5]
+    (fold,) = surgery.remove_channels(model, x, {"a": torch.arange(5) < 3}).folds
+    assert (fold.layer, fold.into, fold.exact) == ("c", "nothing", False)
+    assert "called 2 times" in fold.reason
+
+
 def test_sizes_written_into_forward_are_found():
     class Rigid(nn.Module):
         def __init__(self):

@@ -97,15 +97,18 @@ def _inputs(model: nn.Module, layers: list[str], example: Any) -> dict[str, list
 def _fold(model: nn.Module, layer: str, where: Tensor, inputs: list[Tensor], graph: ChannelGraph) -> Fold | None:
     """Fold into one layer; None where there is nothing to fold."""
     module = model.get_submodule(layer)
-    if len(inputs) != 1 or not isinstance(module, (nn.Linear, _ConvNd)):
-        return Fold(layer, "nothing", False, f"{len(inputs)} calls of a {type(module).__name__} were seen")
+    if not inputs or not isinstance(module, (nn.Linear, _ConvNd)):
+        return Fold(layer, "nothing", False, f"inputs of a {type(module).__name__} cannot be watched")
     where = where.to(inputs[0].device)
-    values = inputs[0].movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[where].flatten(1)
-    constant = values.mean(1)
-    if not bool(values.any()):
+    dim = -1 if isinstance(module, nn.Linear) else 1
+    calls = [x.movedim(dim, 0)[where].flatten(1) for x in inputs]
+    if not any(bool(values.any()) for values in calls):
         return None
+    if len(calls) > 1:
+        return Fold(layer, "nothing", False, f"it is called {len(calls)} times")
     if isinstance(module, _ConvTransposeNd):
         return Fold(layer, "nothing", False, "outputs of a transposed convolution see kernels of different extent")
+    values, constant = calls[0], calls[0].mean(1)
     # Float64 sums: the fold itself adds no rounding of its own.
     columns = module.weight.detach()[:, where].double().reshape(len(module.weight), len(where), -1).sum(2)
     delta = (columns @ constant.double()).to(module.weight.dtype)

@@ -41,7 +41,7 @@ __all__ = [
 PLAN_VERSION = 1
 ATTRIBUTES = (
     *("in_channels", "out_channels", "groups", "in_features", "out_features"),
-    *("num_features", "num_groups", "num_channels", "embedding_dim"),
+    *("num_features", "num_groups", "num_channels", "embedding_dim", "num_parameters"),
 )
 
 
@@ -195,7 +195,7 @@ def _checked(result: nn.Module, reference: nn.Module, plan: dict[str, Any], exam
     """Compare outputs on the example."""
     try:
         got, wanted = _run(result, example), _run(reference, example)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise GossamerError(
             f"the changed {type(result).__name__} does not run, perhaps sizes are written into its forward(): {error}"
         ) from error
@@ -331,6 +331,8 @@ def _refresh(module: nn.Module) -> dict[str, int]:
         found = {"num_channels": len(module.weight), "num_groups": len(module.weight) // size}
     elif isinstance(module, nn.Embedding):
         found = {"embedding_dim": module.weight.shape[1]}
+    elif isinstance(module, nn.PReLU):
+        found = {"num_parameters": len(module.weight)}
     for name, value in found.items():
         setattr(module, name, value)
     return found

@@ -84,7 +84,17 @@ def channel_graph(model: nn.Module, example: Any) -> ChannelGraph:
     for leaf in tree_leaves(output):
         if isinstance(leaf, Tensor):
             trace.sets.freeze(trace.get(leaf), "it is an output of the network")
+    _freeze_attention(model, trace)
     return _graph(trace, [name for name, _ in tensors], {name for name, _ in model.named_buffers()})
+
+
+def _freeze_attention(model: nn.Module, trace: Trace) -> None:
+    """torch's own attention module checks its width against what it was built with."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            for (name, _), labels in trace.dims.items():
+                if name.startswith(f"{path}." if path else ""):
+                    trace.sets.freeze(labels, "nn.MultiheadAttention cannot change its width")
 
 
 def channel_groups(model: nn.Module, example: Any) -> list[Group]:

@@ -361,7 +361,7 @@ RULES: dict[str, Rule] = {
     **_table(_pointwise, "relu hardtanh silu gelu sigmoid tanh leaky_relu elu softplus hardswish hardsigmoid mish neg"),
     **_table(_pointwise, "exp log abs sqrt rsqrt pow square reciprocal clamp clamp_min clamp_max sin cos erf sign"),
     **_table(_pointwise, "add sub mul div rsub maximum minimum where addcmul lerp native_dropout threshold"),
-    **_table(_pointwise, "clone detach alias lift_fresh _to_copy contiguous masked_fill bernoulli log_sigmoid_forward"),
+    **_table(_pointwise, "clone detach alias lift_fresh _to_copy masked_fill _prelu_kernel log_sigmoid_forward"),
     **_table(
         _nothing, "empty arange zeros ones full scalar_tensor empty_like zeros_like ones_like full_like rand randn"
     ),
