@@ -1,20 +1,43 @@
-"""The application: commands by module, one place where errors become messages and exit codes.
+"""The application: one table of commands, one place where errors become messages and exit codes.
 
-0 done, 1 something asserted does not hold, 2 bad usage, 3 could not run, 130 interrupted.
+0 done, 1 something asserted does not hold, 2 bad usage, 3 it could not run (data, an extra or a sound file is missing,
+a training failed, a folder cannot be written), 130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, NoReturn
 
 import typer
 
-from gossamer.cli import demo
-from gossamer.errors import GossamerError
+from gossamer.cli import claims, demo, doctor, inspect, prune, recipes, results, sweep, train
+from gossamer.cli.console import say
+from gossamer.errors import ConfigError, GossamerError, MaskError, ShapeError
 from gossamer.runs.signals import Interrupted
+
+BAD_USAGE, COULD_NOT_RUN, INTERRUPTED = 2, 3, 130
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    "train": train.train,
+    "prune": prune.prune,
+    "sweep": sweep.sweep,
+    "compare": results.compare,
+    "report": results.report,
+    "lint": results.lint,
+    "reproduce": claims.reproduce,
+    "papers": claims.papers,
+    "inspect": inspect.inspect,
+    "doctor": doctor.doctor,
+}
+# Groups of commands. A room adds itself here: `gossamer <room> <verb>`.
+GROUPS = {
+    "recipes": recipes.recipes,
+    "config": recipes.config,
+}
 
 app = typer.Typer(
     name="gossamer",
@@ -22,12 +45,17 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("demo")(demo.demo)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version("gossamer"))
+        from gossamer import __version__
+
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -38,16 +66,37 @@ def _options(
     """Options of all commands."""
 
 
-def main() -> None:
-    """Run the command line. Errors that users can mend are one message on stderr and exit code 2."""
+def main() -> NoReturn:
+    """Run the command line. What users can mend is one message on stderr and an exit code, never a traceback."""
     try:
-        app()
-    except GossamerError as error:
-        typer.echo(f"gossamer: {error}", err=True)
-        sys.exit(2)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        typer.echo(f"gossamer: interrupted{f': {stop}' if str(stop) else ''}; run again with --resume", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a reader that went away can still be handled
+    except Interrupted as stop:
+        say(f"gossamer: {stop}")
+        sys.exit(stop.code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        _leave_quietly()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer's own way to end after one
+            _leave_quietly()
+        raise
+    except (ConfigError, ShapeError, MaskError) as error:
+        _fail(error, BAD_USAGE)
+    except (GossamerError, OSError) as error:
+        _fail(error, COULD_NOT_RUN)
+    sys.exit(0)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    say(f"gossamer: {error}")
+    sys.exit(code)
+
+
+def _leave_quietly() -> NoReturn:
+    """The reader of our output went away (`| head`): nothing is wrong, and nobody is there to be told."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)

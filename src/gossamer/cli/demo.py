@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gossamer.cli.console import say
 from gossamer.errors import GossamerError
-from gossamer.report.card import comparison
-from gossamer.report.compare import table
-from gossamer.report.experiment import card, run
-from gossamer.report.page import write
-from gossamer.runs.sweep import Job, sweep
-from gossamer.training.config import Config, DataPart, ModelPart, OptimConfig, RecipePart, TrainConfig
+
+if TYPE_CHECKING:
+    from gossamer.training.config import Config
 
 ARMS: dict[str, dict[str, Any]] = {
     "dense": {},
     "random": {"sparsity": 0.9},
     "granet": {"sparsity": 0.9, "every": 20, "grow_stop": 0.9},
 }
-ROLES = {"dense": "dense", "random": "random_mask"}
 
 
 def configuration(arm: str, seed: int, steps: int) -> Config:
     """A digits MobileNet of double width on shifted noisy digits, an equal budget for every arm."""
+    from gossamer.training.config import Config, DataPart, ModelPart, OptimConfig, RecipePart, TrainConfig
+
     return Config(
         data=DataPart(name="digits-shifted", options={"canvas": 16, "val": 0.1}),
         model=ModelPart(name="mobilenet-digits", options={"width": 2.0}),
@@ -35,6 +34,9 @@ def configuration(arm: str, seed: int, steps: int) -> Config:
 
 def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]:
     """One training of the demo, in a process of its own."""
+    from gossamer.report.experiment import run
+    from gossamer.training.config import Config
+
     return run(Config(**config), folder / "run", resume=True)
 
 
@@ -48,12 +50,18 @@ def demo(
 
     Finished trainings are kept: the same command again goes on where it stopped.
     """
+    from gossamer.report.card import comparison
+    from gossamer.report.compare import table
+    from gossamer.report.experiment import ROLES, card
+    from gossamer.report.page import write
+    from gossamer.runs.sweep import Job, sweep
+
     configs = {f"{arm}-{seed}": configuration(arm, seed, steps) for arm in ARMS for seed in range(seeds)}
     jobs = [Job(name, config.model_dump(mode="json")) for name, config in configs.items()]
-    typer.echo(f"training {len(jobs)} networks of {steps} steps, {workers} at a time", err=True)
+    say(f"training {len(jobs)} networks of {steps} steps, {workers} at a time")
 
     def report(name: str, failure: str | None) -> None:
-        typer.echo(f"  {name}: {failure or 'done'}", err=True)
+        say(f"  {name}: {failure or 'done'}")
 
     swept = sweep(jobs, run_job, output, ("cpu",) * workers, report)
     if swept.failures:

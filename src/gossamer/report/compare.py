@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from gossamer.errors import unknown
@@ -149,3 +151,14 @@ def table(comparison: Comparison, format: str = "rich") -> str:
     if format not in FORMATS:
         raise unknown("table format", format, FORMATS)
     return FORMATS[format](comparison)
+
+
+def plain_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """`rows` as JSON values: estimates as mappings of n, mean, sd, low, high, where one seed has no spread (None)."""
+    return [{key: _plain(value) for key, value in row.items()} for row in rows(comparison)]
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Estimate):
+        return value
+    return {key: None if math.isnan(part) else part for key, part in asdict(value).items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +13,7 @@ from statistics import stdev
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from gossamer import __version__
@@ -23,7 +26,8 @@ from gossamer.report.card import Curve, Latency, ReportCard
 from gossamer.report.measure import run_fields
 from gossamer.runs.folder import RunFolder
 from gossamer.runs.model_files import save_model
-from gossamer.sparsify.recipe import Recipe
+from gossamer.sparsify.patterns import NM, Block, Pattern
+from gossamer.sparsify.recipe import NAMES, PARTS, Recipe, decode
 from gossamer.training import Classification, LanguageModelling, Reconstruction, Regression, Task, fit
 from gossamer.training.config import FREE, Config
 
@@ -35,24 +39,72 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
+ROLES = {"dense": "dense", "random": "random_mask"}  # what a recipe stands for in a comparison; the others: "method"
+
+
 def make_recipe(name: str, options: Mapping[str, Any]) -> Recipe:
     """A recipe by its name in RECIPES, or from a YAML file whose path ends in .yaml.
 
     Args:
-        options: of the recipe's function, and of any recipe `only` and `exclude`: patterns of weight names.
+        options: of the recipe's function, parts as in a recipe's YAML; and of any recipe `only` and `exclude` (patterns
+            of weight names) and `pattern` (see `make_pattern`).
     Raises:
-        ConfigError: unknown name or option, with the nearest known ones.
+        ConfigError: unknown name or option, with the nearest known ones; a file that cannot be read.
     """
-    if name.endswith((".yaml", ".yml")):
-        return Recipe.from_yaml(Path(name).read_text(encoding="utf-8"))
+    chosen: dict[str, Any] = {key: tuple(options[key]) for key in ("only", "exclude") if options.get(key)}
+    rest = {key: value for key, value in options.items() if key not in ("only", "exclude", "pattern")}
+    recipe = _from_file(Path(name), rest) if name.endswith((".yaml", ".yml")) else _from_table(name, rest)
+    if chosen:
+        recipe = recipe.replace(select=replace(recipe.select, **chosen))
+    if options.get("pattern") is not None:
+        recipe = recipe.replace(pattern=make_pattern(options["pattern"]))
+    return recipe
+
+
+def _from_file(path: Path, options: Mapping[str, Any]) -> Recipe:
+    if options:
+        raise ConfigError(f"{path} is a whole recipe; {', '.join(options)} cannot be set beside it, edit the file")
+    try:
+        return Recipe.from_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error}") from error
+
+
+def _from_table(name: str, options: Mapping[str, Any]) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    names: dict[str, Any] = {key: tuple(options[key]) for key in ("only", "exclude") if key in options}
+    known = inspect.signature(RECIPES[name]).parameters
+    for key in options:
+        if key not in known:
+            raise unknown(f"option of recipe {name!r}", key, [*known, "only", "exclude", "pattern"])
+    values = {
+        key: decode(value) if type(known[key].default) in NAMES and isinstance(value, str | dict) else value
+        for key, value in options.items()
+    }
     try:
-        recipe = RECIPES[name](**{key: value for key, value in options.items() if key not in names})
+        return RECIPES[name](**values)
     except TypeError as error:
-        raise ConfigError(f"recipe {name}: {error}") from None
-    return recipe.replace(select=replace(recipe.select, **names)) if names else recipe
+        raise ConfigError(f"recipe {name!r} with the options {dict(options)}: {error}") from None
+
+
+def make_pattern(value: str | Mapping[str, Any]) -> Pattern:
+    """A pattern as users write it: "2:4", "block:4x1", or a part as in a recipe's YAML: "rows", {nm: {n: 1, m: 4}}.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d+):(\d+)", value)):
+        return NM(int(found[1]), int(found[2]))
+    if isinstance(value, str) and (found := re.fullmatch(r"block:(\d+)x(\d+)", value)):
+        return Block(int(found[1]), int(found[2]))
+    names = [name for name, part in PARTS.items() if part.__module__ == Pattern.__module__]
+    if not isinstance(value, str | Mapping):
+        raise ConfigError(f"pattern {value!r} is no text; YAML reads 2:4 as a number, so write it in quotes: '\"2:4\"'")
+    name = value if isinstance(value, str) else next(iter(value), "")
+    if name not in names:
+        raise unknown("pattern", str(name), [*names, "N:M such as 2:4", "block:RxC such as block:4x1"])
+    pattern: Pattern = decode(value if isinstance(value, str) else dict(value))
+    return pattern
 
 
 def make_parts(config: Config) -> tuple[Dataset, nn.Module, Recipe]:
@@ -82,6 +134,8 @@ def run(
     data, model, recipe = make_parts(config)
     arguments = config.model_dump(mode="json")
     opened = RunFolder.open(folder, arguments, resume=resume, overwrite=overwrite, free=FREE, keep=config.train.keep)
+    if resume and (before := opened.result()) and "card" in before:
+        return before
     task = TASKS[config.task](model)
     example = data.test.batch(0)[0][:1]
     measured: dict[str, Any] = {}
@@ -92,21 +146,35 @@ def run(
         config.train,
         run=opened,
         resume=resume,
-        on_end=lambda sparsifier: measured.update(run_fields(sparsifier, example)),
+        on_end=lambda sparsifier: measured.update(run_fields(sparsifier, example.to(device_of(sparsifier.model)))),
         trackers=trackers,
         progress=progress,
     )
-    outcome = {
-        "config": arguments,
-        "fit": result,
-        "card": ReportCard(method=config.recipe.name, model=config.model.name, data=config.data.name, **measured)
-        .model_copy(update={"latencies": [latency(task.model.eval(), example)]})
-        .model_dump(mode="json"),
-        "calibration": calibration(task, data),
-    }
+    outcome = outcome_of(config, task, data, result, measured)
     save_model(opened.path, task.model, task.masks, {"recipe": recipe.to_yaml()})
     opened.write_result(outcome)
     return outcome
+
+
+def outcome_of(
+    config: Config, task: Task, data: Dataset, result: Mapping[str, Any], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is kept of a finished run as `result.json`: configuration, figures of the fit, card, calibration."""
+    calibrated = calibration(task, data)
+    timed = latency(task.model.cpu().eval(), data.test.batch(0)[0][:1])
+    fields = {**measured, "latencies": [timed]}
+    shown = ReportCard(method=config.recipe.name, model=config.model.name, data=config.data.name, **fields)
+    return {
+        "config": config.model_dump(mode="json"),
+        "fit": dict(result),
+        "card": shown.model_dump(mode="json"),
+        "calibration": calibrated,
+    }
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the first parameter lies."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def calibration(task: Task, data: Dataset) -> dict[str, float]:
@@ -123,8 +191,10 @@ def calibration(task: Task, data: Dataset) -> dict[str, float]:
 @torch.no_grad()
 def predictions(model: nn.Module, data: Dataset) -> tuple[Tensor, Tensor]:
     """(logits, labels) of the test part."""
+    model.eval()
     pairs = [data.test.batch(step) for step in range(len(data.test))]
-    return torch.cat([model(pair[0]) for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+    logits = [model(pair[0].to(device_of(model))).cpu() for pair in pairs]
+    return torch.cat(logits), torch.cat([pair[1] for pair in pairs])
 
 
 @torch.no_grad()
