@@ -53,8 +53,10 @@ def test_prune_grow_by_hand():
 def test_prune_grow_ceil_and_reverse():
     ctx = context(W, MASK, torch.where(W == 1.0, 100.0, 0.0))
     three = PruneGrow(Constant(0.3), Magnitude(), Gradient(), rounding="ceil").apply(ctx)
-    assert int(three.survivors["weight"].sum()) == 4
     assert torch.equal(three.masks["weight"], MASK)  # what was dropped has the largest gradient and returns
+    assert torch.equal(three.survivors["weight"], MASK)  # ... with its value
+    elsewhere = PruneGrow(Constant(0.3), Magnitude(), Gradient(), rounding="ceil").apply(context(W, MASK, GRAD))
+    assert int(elsewhere.survivors["weight"].sum()) == 5  # (0, 2) was dropped and, with |g| = 8, returns
     never = PruneGrow(Constant(0.3), Magnitude(), Gradient(), allow_reverse=False).apply(ctx)
     assert not bool((never.masks["weight"] & MASK & ~never.survivors["weight"]).any())
     assert int(never.masks["weight"].sum()) == 7
@@ -78,7 +80,7 @@ def test_grow_to_adds_only():
 
 def test_blocks_move_whole():
     ctx = context(torch.rand(8, 4), Block(4, 1).project(torch.rand(8, 4), 16), torch.rand(8, 4), Block(4, 1))
-    change = PruneGrow(Constant(0.5), Magnitude(), Gradient()).apply(ctx)
+    change = PruneGrow(Constant(0.5), Magnitude(), Gradient(), allow_reverse=False).apply(ctx)
     Block(4, 1).check(change.masks["weight"])
     assert int(change.masks["weight"].sum()) == 16
     assert int(change.survivors["weight"].sum()) == 8

@@ -183,7 +183,8 @@ class PruneGrow:
     Args:
         rate: fraction dropped, a schedule of the run's time.
         prune, grow: scores of what to keep and of what to grow.
-        allow_reverse: what was just dropped may be grown again at once (GraNet, RigL).
+        allow_reverse: what was just dropped may be grown again at once (GraNet, RigL); it then keeps its value, as in
+            the authors' code, where only connections that were off before the update are new.
         rounding: "floor" (RigL) or "ceil" (GraNet) of rate * survivors.
         redistribute: "none": each layer regrows its own number; "momentum" / "nonzeros": the total is shared out
             by mean |grad_ema| of the survivors (Dettmers & Zettlemoyer 2019) or by their number.
@@ -242,6 +243,7 @@ class PruneGrow:
             scores = pattern.cells(grow_scores[group.name]).masked_fill(closed, -math.inf)
             grown = topk_mask(scores, grows[group.name])
             masks[group.name] = pattern.expand(taken | grown, group.shape)
+            survivors[group.name] = masks[group.name] & ctx.masks[group.name]
         return Change(masks, survivors)
 
     def _grows(self, ctx: Context, survivors: Masks, drops: dict[str, int]) -> dict[str, int]:
