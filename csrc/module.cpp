@@ -9,6 +9,9 @@ namespace nb = nanobind;
 
 namespace gossamer {
 void bind_masks(nb::module_& module);
+void bind_train(nb::module_& module);
+void bind_sparse(nb::module_& module);
+void bind_engine(nb::module_& module);
 }
 
 NB_MODULE(_native, module) {
@@ -22,4 +25,7 @@ NB_MODULE(_native, module) {
     return names;
   });
   bind_masks(module);
+  bind_train(module);
+  bind_sparse(module);
+  bind_engine(module);
 }

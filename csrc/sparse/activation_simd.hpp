@@ -1,0 +1,64 @@
+// Activations on vectors. For kernel sources only.
+#pragma once
+#include <cmath>
+
+#include "activation.hpp"
+#include "simd.hpp"
+
+namespace gossamer::GOSSAMER_NS {
+namespace {
+
+// exp(x) for x <= 0: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7.
+GOSSAMER_INLINE V exp_negative(V x) {
+  x = at_least(x, set(-87.0f));
+  const V shifted = add(mul(x, set(1.44269504f)), set(12582912.0f));  // 1.5 * 2^23: rounds to a whole number
+  const V n = add(shifted, set(-12582912.0f));
+  const V r = fma(n, set(2.12194440e-4f), fma(n, set(-0.693359375f), x));
+  V p = set(1.9875691500e-4f);
+  p = fma(p, r, set(1.3981999507e-3f));
+  p = fma(p, r, set(8.3334519073e-3f));
+  p = fma(p, r, set(4.1665795894e-2f));
+  p = fma(p, r, set(1.6666665459e-1f));
+  p = fma(p, r, set(5.0000001201e-1f));
+  return mul(add(fma(mul(r, r), p, r), set(1.0f)), power_of_two(n));
+}
+
+// Abramowitz and Stegun 7.1.26: absolute error below 2e-7.
+GOSSAMER_INLINE V erf(V x) {
+  const V a = magnitude(x);
+  const V t = div(set(1.0f), fma(a, set(0.3275911f), set(1.0f)));
+  V p = set(1.061405429f);
+  p = fma(p, t, set(-1.453152027f));
+  p = fma(p, t, set(1.421413741f));
+  p = fma(p, t, set(-0.284496736f));
+  p = fma(p, t, set(0.254829592f));
+  const V tail = mul(mul(p, t), exp_negative(mul(mul(a, a), set(-1.0f))));
+  return with_sign(at_least(add(set(1.0f), mul(tail, set(-1.0f))), set(0.0f)), x);
+}
+
+GOSSAMER_OUTLINED V gelu(V v) { return mul(mul(v, set(0.5f)), add(set(1.0f), erf(mul(v, set(0.70710678f))))); }
+
+GOSSAMER_OUTLINED V hardswish(V v) {
+  const V gate = at_most(at_least(add(v, set(3.0f)), set(0.0f)), set(6.0f));
+  return mul(mul(v, gate), set(1.0f / 6.0f));
+}
+
+// ReLU and its kin are a clamp; the others take a call.
+struct Finish {
+  V low, high;
+  Activation activation;
+
+  explicit GOSSAMER_INLINE Finish(Activation a)
+      : low(set(a == Activation::relu || a == Activation::relu6 ? 0.0f : -INFINITY)),
+        high(set(a == Activation::relu6 ? 6.0f : INFINITY)), activation(a) {}
+
+  GOSSAMER_INLINE V operator()(V v) const {
+    v = at_most(at_least(v, low), high);
+    if (activation == Activation::hardswish) return hardswish(v);
+    if (activation == Activation::gelu) return gelu(v);
+    return v;
+  }
+};
+
+}  // namespace
+}  // namespace gossamer::GOSSAMER_NS

@@ -1,0 +1,207 @@
+#include "activation_simd.hpp"
+#include "spmm.hpp"
+
+namespace gossamer::GOSSAMER_NS {
+namespace {
+
+// A register tile holds kRows x T sums: x vectors and weights are each used several times from registers.
+constexpr int kWidest1 = kRegisters == 32 ? 13 : 12;  // tiles of one row
+constexpr int kWidest4 = kRegisters == 32 ? 6 : 3;    // of four rows
+constexpr int kWidest8 = 3;                           // of eight rows, with 32 registers only
+
+int64_t widest(int64_t block) { return block == 1 ? kWidest1 : block == 4 || kRegisters < 32 ? kWidest4 : kWidest8; }
+
+// Where an entry's row of x begins: in the packed slab, or anywhere.
+template <int T>
+struct InSlab {
+  const float* x;
+  GOSSAMER_INLINE const float* operator()(uint16_t column) const { return x + int64_t(column) * (T * kLanes); }
+};
+struct ByTaps {
+  const float* x;
+  const int64_t* taps;
+  GOSSAMER_INLINE const float* operator()(uint16_t column) const { return x + taps[column]; }
+};
+
+// sums[r][t] += values[r] * x[t] for each entry. Small tiles keep several sums, to hide the latency of an addition.
+template <int R, int T, class Rows>
+GOSSAMER_INLINE void accumulate(V (&sums)[R][T], const uint16_t* index, const uint16_t* end, const float* values,
+                                int64_t block, Rows rows) {
+  constexpr int ways = R * T > 4 ? 1 : R * T == 4 ? 2 : 4;
+  if constexpr (ways > 1) {
+    V more[ways][R][T];
+    GOSSAMER_UNROLL for (int w = 1; w < ways; ++w)
+      GOSSAMER_UNROLL for (int r = 0; r < R; ++r)
+        GOSSAMER_UNROLL for (int t = 0; t < T; ++t) more[w][r][t] = set(0.0f);
+    for (; index + ways <= end; index += ways, values += ways * block) {
+      GOSSAMER_UNROLL for (int w = 0; w < ways; ++w) {
+        const float* x = rows(index[w]);
+        GOSSAMER_UNROLL for (int r = 0; r < R; ++r) {
+          const V weight = set(values[w * block + r]);
+          GOSSAMER_UNROLL for (int t = 0; t < T; ++t) {
+            V& s = w ? more[w][r][t] : sums[r][t];
+            s = fma(weight, load(x + t * kLanes), s);
+          }
+        }
+      }
+    }
+    GOSSAMER_UNROLL for (int w = 1; w < ways; ++w)
+      GOSSAMER_UNROLL for (int r = 0; r < R; ++r)
+        GOSSAMER_UNROLL for (int t = 0; t < T; ++t) sums[r][t] = add(sums[r][t], more[w][r][t]);
+  }
+  for (; index != end; ++index, values += block) {
+    const float* x = rows(*index);
+    if constexpr (R == 1) {
+      const V weight = set(values[0]);
+      GOSSAMER_UNROLL for (int t = 0; t < T; ++t) sums[0][t] = fma(weight, load(x + t * kLanes), sums[0][t]);
+    } else {
+      V v[T];
+      GOSSAMER_UNROLL for (int t = 0; t < T; ++t) v[t] = load(x + t * kLanes);
+      GOSSAMER_UNROLL for (int r = 0; r < R; ++r) {
+        const V weight = set(values[r]);
+        GOSSAMER_UNROLL for (int t = 0; t < T; ++t) sums[r][t] = fma(weight, v[t], sums[r][t]);
+      }
+    }
+  }
+}
+
+// y = activation(sums + residual) for `count` neighbours.
+void finish_run(const Epilogue& after, const float* sums, float* y, const float* residual, int64_t count) {
+  const Finish finish(after.activation);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const int64_t left = count - i;
+    const V v = residual ? add(load(sums + i), load_first(residual + i, left)) : load(sums + i);
+    store_first(y + i, finish(v), left);
+  }
+}
+
+// A row of sums where only the first `width` of each `pitch` pixels exist in y.
+void finish_with_gaps(const Spmm& job, const float* sums, int64_t row, int64_t first, int64_t count) {
+  int64_t line = first / job.pitch, column = first % job.pitch;
+  for (int64_t i = 0; i < count; ++line, column = 0) {
+    const int64_t here = job.pitch - column < count - i ? job.pitch - column : count - i;
+    const int64_t kept = job.width - column < here ? job.width - column : here;
+    const int64_t place = row * job.y_stride + line * job.width + column;
+    finish_run(job.after, sums + i, job.y + place, job.after.residual ? job.after.residual + place : nullptr, kept);
+    i += here;
+  }
+}
+
+template <int T>
+GOSSAMER_INLINE void finish_row(const Spmm& job, const V (&sums)[T], int64_t row, int64_t first, int64_t count) {
+  if (job.pitch) {
+    alignas(64) float tile[T * kLanes];
+    GOSSAMER_UNROLL for (int t = 0; t < T; ++t) store(tile + t * kLanes, sums[t]);
+    return finish_with_gaps(job, tile, row, first, count);
+  }
+  const Finish finish(job.after.activation);
+  float* y = job.y + row * job.y_stride + first;
+  const float* residual = job.after.residual ? job.after.residual + row * job.y_stride + first : nullptr;
+  GOSSAMER_UNROLL for (int t = 0; t < T; ++t) {
+    const int64_t at = t * kLanes, left = count - at;
+    if (left >= kLanes) {
+      store(y + at, finish(residual ? add(sums[t], load(residual + at)) : sums[t]));
+    } else if (left > 0) {
+      const V v = residual ? add(sums[t], load_first(residual + at, left)) : sums[t];
+      store_first(y + at, finish(v), left);
+    }
+  }
+}
+
+// One tile of pixels: what the panels and strips of a matrix have in common.
+struct Tile {
+  const Spmm& job;
+  int64_t first, count;  // pixels
+};
+
+// Rows r .. r + R - 1 of the strips [begin, end) over panel p. The sums start from the bias, are kept in `partial`
+// from a panel to the next, and end in y.
+template <int R, int T, class Rows>
+void add_panel(const Tile& tile, int64_t p, int64_t begin, int64_t end, int64_t r, float* partial, Rows rows) {
+  const Spmm& job = tile.job;
+  const BlockMatrix& a = job.a;
+  const int64_t block = a.block, strips = a.strips();
+  const bool is_first = p == 0, is_last = p + 1 >= a.panels();
+  const int32_t* pointers = a.pointers + p * strips;
+  const float* const bias = is_first ? job.after.bias : nullptr;
+  partial += r * T * kLanes;
+  for (int64_t s = begin; s < end; ++s, partial += block * T * kLanes) {
+    const int64_t from = pointers[s], to = pointers[s + 1], row = s * block + r;
+    V sums[R][T];
+    GOSSAMER_UNROLL for (int i = 0; i < R; ++i) {
+      const V start = set(bias && row + i < a.rows ? bias[row + i] : 0.0f);
+      GOSSAMER_UNROLL for (int t = 0; t < T; ++t) sums[i][t] = is_first ? start : load(partial + (i * T + t) * kLanes);
+    }
+    accumulate<R, T>(sums, a.indices + from, a.indices + to, a.values + from * block + r, block, rows);
+    if (is_last) {
+      GOSSAMER_UNROLL for (int i = 0; i < R; ++i)
+        if (row + i < a.rows) finish_row<T>(job, sums[i], row + i, tile.first, tile.count);
+    } else {
+      GOSSAMER_UNROLL for (int i = 0; i < R; ++i)
+        GOSSAMER_UNROLL for (int t = 0; t < T; ++t) store(partial + (i * T + t) * kLanes, sums[i][t]);
+    }
+  }
+}
+
+// Copies rows of x side by side: aligned, without holes in the cache, zero beyond the last pixel.
+template <int T>
+void pack(const float* x, int64_t stride, int64_t rows, int64_t count, float* slab) {
+  constexpr int64_t ahead = 8;
+  const int64_t whole = count / kLanes, rest = count % kLanes;
+  for (int64_t k = 0; k < rows; ++k, x += stride, slab += T * kLanes) {
+    for (int64_t i = 0; i < count; i += 16) prefetch(x + ahead * stride + i);
+    if (whole == T) {
+      GOSSAMER_UNROLL for (int t = 0; t < T; ++t) store(slab + t * kLanes, load(x + t * kLanes));
+    } else {
+      for (int t = 0; t < whole; ++t) store(slab + t * kLanes, load(x + t * kLanes));
+      store(slab + whole * kLanes, load_first(x + whole * kLanes, rest));
+    }
+  }
+}
+
+// Rows go in bands, so that the unfinished sums stay in the second-level cache.
+template <int R, int T>
+void run_tile(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
+  const Tile tile{job, first, count};
+  const BlockMatrix& a = job.a;
+  if (!job.taps) pack<T>(job.x + first, job.x_stride, a.columns, count, slab);
+  const int64_t fitting = kBand / (a.block * T * kLanes), strips = fitting > 1 ? fitting : 1;
+  for (int64_t band = begin; band < end; band += strips) {
+    const int64_t band_end = band + strips < end ? band + strips : end;
+    for (int64_t p = 0; p < a.panels(); ++p) {
+      const int64_t k = p * a.panel;
+      for (int64_t r = 0; r < a.block; r += R) {
+        if (job.taps) {
+          add_panel<R, T>(tile, p, band, band_end, r, sums, ByTaps{job.x + first, job.taps + k});
+        } else {
+          add_panel<R, T>(tile, p, band, band_end, r, sums, InSlab<T>{slab + k * T * kLanes});
+        }
+      }
+    }
+  }
+}
+
+using Run = void (*)(const Spmm&, int64_t, int64_t, int64_t, int64_t, float*, float*);
+
+void run(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
+  static constexpr Run one[] = {run_tile<1, 1>, run_tile<1, 2>,  run_tile<1, 3>,  run_tile<1, 4>, run_tile<1, 5>,
+                                run_tile<1, 6>, run_tile<1, 7>,  run_tile<1, 8>,  run_tile<1, 9>, run_tile<1, 10>,
+                                run_tile<1, 11>, run_tile<1, 12>, run_tile<1, kWidest1>};
+#if defined(__AVX512F__)
+  static constexpr Run four[] = {run_tile<4, 1>, run_tile<4, 2>, run_tile<4, 3>,
+                                 run_tile<4, 4>, run_tile<4, 5>, run_tile<4, 6>};
+  static constexpr Run eight[] = {run_tile<8, 1>, run_tile<8, 2>, run_tile<8, 3>};
+  const Run* const many = job.a.block == 4 ? four : eight;
+#else
+  static constexpr Run four[] = {run_tile<4, 1>, run_tile<4, 2>, run_tile<4, 3>};
+  const Run* const many = four;
+#endif
+  const int64_t tile = (count + kLanes - 1) / kLanes;
+  (job.a.block == 1 ? one : many)[tile - 1](job, first, count, begin, end, slab, sums);
+}
+
+}  // namespace
+
+extern const SpmmKernels spmm_kernels = {kLanes, widest, run};
+
+}  // namespace gossamer::GOSSAMER_NS

@@ -1,0 +1,79 @@
+"""What follows a product in the same kernel: bias, residual and activation; and the checks that all kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gossamer.errors import ConfigError, ShapeError, unknown
+
+# The order is that of `enum class Activation` in csrc/sparse/activation.hpp.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "gelu": F.gelu,
+}
+_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+
+
+def activation_code(name: str) -> int:
+    """The number of an activation in the native kernels.
+
+    Raises:
+        ConfigError: no kernel fuses this activation.
+    """
+    if name not in _CODES:
+        raise unknown("activation", name, _CODES)
+    return _CODES[name]
+
+
+def finish_reference(y: Tensor, bias: Tensor | None, residual: Tensor | None, code: int, axis: int) -> Tensor:
+    """activation(y + bias + residual) in plain torch; `axis` of y is the output channel."""
+    if bias is not None:
+        shape = [1] * y.dim()
+        shape[axis] = -1
+        y = y + bias.reshape(shape)
+    if residual is not None:
+        y = y + residual
+    return list(ACTIVATIONS.values())[code](y)
+
+
+def check_floats(**tensors: Tensor | None) -> None:
+    """Every given tensor is fp32, and none of them needs a gradient: the kernels only infer.
+
+    Raises:
+        ConfigError: another dtype, or a gradient is wanted.
+    """
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.dtype is not torch.float32:
+            raise ConfigError(f"sparse kernels compute in float32, but {name} is {tensor.dtype}; use {name}.float()")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise ConfigError(f"sparse kernels have no gradient, but {name} requires one; run under torch.no_grad()")
+
+
+def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raises ShapeError unless the tensor is absent or has exactly this shape."""
+    if tensor is not None and tuple(tensor.shape) != tuple(shape):
+        raise ShapeError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
+def runs_native(*tensors: Tensor | None) -> bool:
+    """All are ordinary tensors in the memory of the CPU."""
+    return all(t is None or t.device.type == "cpu" for t in tensors)
+
+
+def is_eager(*tensors: Tensor | None) -> bool:
+    """Nothing traces, so that the kernel may be called without the overhead of a registered operator."""
+    return not torch.compiler.is_compiling() and all(t is None or type(t) is Tensor for t in tensors)
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's data begins; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
