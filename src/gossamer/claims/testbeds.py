@@ -2,7 +2,8 @@
 
 Protocol of GraNet's small reproduction: a 144-300-100-10 perceptron with batch normalisation, SGD with
 Nesterov momentum 0.9, learning rate 0.1 falling to 0 along a cosine, weight decay 5e-4, batches of 128, 2000
-steps. A finished training is kept on disk (cells.py), so an interrupted reproduction resumes.
+steps. The same training runs on MNIST where that is present. A finished training is kept on disk (cells.py), so
+an interrupted reproduction resumes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from typing import Any
@@ -22,8 +24,9 @@ from torch.nn import functional as F
 
 from gossamer.claims.cells import cell
 from gossamer.claims.protocol import Context
-from gossamer.data import Batches
+from gossamer.data import Batches, Dataset
 from gossamer.data.digits import shifted_digits
+from gossamer.data.idx import mnist
 from gossamer.errors import NumericsError, unknown
 from gossamer.maths.statistics import mean_sd
 from gossamer.metrics import calibration, classification, ood, robustness
@@ -36,6 +39,21 @@ HIDDEN = (300, 100)
 ATTACK = 8 / 255  # FGSM step in units of the pixel range, as usual on CIFAR
 NOISE = 0.25
 CONTROLS = ("none", "shuffle")
+DATA: dict[str, Callable[..., Dataset]] = {"shifted_digits": shifted_digits, "mnist": mnist}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one network is trained; the arguments of `train_digits`."""
+
+    steps: int
+    hidden: tuple[int, ...]
+    lr: float
+    weight_decay: float
+    batch_size: int
+    control: str
+    data: str
+    norm_eps: float
 
 
 def train_digits(
@@ -48,38 +66,36 @@ def train_digits(
     weight_decay: float = 5e-4,
     batch_size: int = 128,
     control: str = "none",
+    data: str = "shifted_digits",
+    norm_eps: float = 1e-5,
 ) -> dict[str, Any]:
-    """Train and test once on the shifted digits; the result is cached on disk.
+    """Train and test a perceptron once; the result is cached on disk.
 
     Args:
         recipe: the method; None trains dense.
         seed: of initial weights, data order, noise and masks.
         steps, hidden, lr, weight_decay, batch_size: the protocol; the defaults are the module's.
         control: "shuffle" permutes the initial masks inside each layer, a control that keeps layer ratios.
+        data: a key of `DATA`.
+        norm_eps: added to the variance in batch normalisation (torch's default).
     Returns:
         {"accuracy", "worst_class", "nll", "ece", "auroc" (test images against pure noise), "fgsm_accuracy"
         (all fractions, nll in nats), "kept" and "total" (masked weights), "layers" (name -> density),
         "zeros_exact", "peak_density", "flips", "itop_rate", "dense_gradient_steps", "history", "seconds"}.
     Raises:
-        NumericsError: the loss is NaN or infinite at some step. ConfigError: an unknown control.
+        NumericsError: the loss is NaN or infinite at some step. ConfigError: an unknown control or data set.
+        DataError: the data set is absent.
     """
     if control not in CONTROLS:
         raise unknown("control", control, CONTROLS)
-    settings = {
-        "recipe": recipe.to_yaml() if recipe else None,
-        "seed": seed,
-        "steps": steps,
-        "hidden": list(hidden),
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "batch_size": batch_size,
-        "control": control,
-        "threads": 1,
-    }
+    if data not in DATA:
+        raise unknown("data set of the testbed", data, DATA)
+    protocol = Protocol(steps, tuple(hidden), lr, weight_decay, batch_size, control, data, norm_eps)
+    settings = {"recipe": recipe.to_yaml() if recipe else None, "seed": seed, "threads": 1, **asdict(protocol)}
 
     def compute() -> dict[str, Any]:
         with one_thread():
-            return _train(recipe, seed, steps, hidden, lr, weight_decay, batch_size, control)
+            return _train(recipe, seed, protocol)
 
     return cell("gossamer.claims.testbeds", settings, compute)
 
@@ -141,38 +157,46 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(
-    recipe: Recipe | None,
-    seed: int,
-    steps: int,
-    hidden: tuple[int, ...],
-    lr: float,
-    weight_decay: float,
-    batch_size: int,
-    control: str,
-) -> dict[str, Any]:
+def _train(recipe: Recipe | None, seed: int, protocol: Protocol) -> dict[str, Any]:
     started = time.perf_counter()
-    data = shifted_digits(batch_size=batch_size, seed=seed)
+    data = DATA[protocol.data](batch_size=protocol.batch_size, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = mlp(hidden=hidden)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-    sparsifier = Sparsifier(model, optimizer, recipe or Recipe(), steps, data=data.train, seed=seed)
-    if control == "shuffle":
+        model = mlp(shape=data.shape, hidden=protocol.hidden)
+    for layer in model:
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.eps = protocol.norm_eps
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=protocol.lr, momentum=0.9, nesterov=True, weight_decay=protocol.weight_decay
+    )
+    sparsifier = Sparsifier(model, optimizer, recipe or Recipe(), protocol.steps, data=data.train, seed=seed)
+    if protocol.control == "shuffle":
         _shuffle(sparsifier, seed)
-    _loop(model, optimizer, data.train, steps, lr)
+    train_steps(model, optimizer, data.train, (0, protocol.steps), protocol.steps, protocol.lr)
     sparsifier.finalize()
     return {
-        **_evaluate(model),
+        **evaluate(model, protocol.data),
         **_mask_figures(sparsifier),
         "history": sparsifier.history,
         "seconds": round(time.perf_counter() - started, 2),
     }
 
 
-def _loop(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, steps: int, lr: float) -> None:
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
+def train_steps(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    window: tuple[int, int],
+    total: int = STEPS,
+    lr: float = 0.1,
+) -> None:
+    """Train from step window[0] up to window[1] of a run of `total` steps with a cosine learning rate.
+
+    Raises:
+        NumericsError: the loss is NaN or infinite at some step.
+    """
+    for step in range(*window):
+        optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / total)) / 2
         x, y = batches.batch(step)
         loss = F.cross_entropy(model(x), y)
         if step % 100 == 0 and not math.isfinite(loss.item()):
@@ -191,18 +215,20 @@ def _shuffle(sparsifier: Sparsifier, seed: int) -> None:
 
 
 @cache
-def _test_tensors() -> tuple[Tensor, Tensor, Tensor]:
+def _test_tensors(data: str) -> tuple[Tensor, Tensor, Tensor]:
     """Test inputs and labels (the same for all seeds), and as many canvases of pure noise."""
-    x, y = shifted_digits().test.tensors()
+    x, y = DATA[data]().test.tensors()
     return x, y, NOISE * torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
 
 
-def _evaluate(model: nn.Module) -> dict[str, float]:
-    x, y, noise = _test_tensors()
+def evaluate(model: nn.Module, data: str = "shifted_digits") -> dict[str, float]:
+    """Accuracy and its neighbours on the test set; the model's mode stays. Fields as in `train_digits`."""
+    x, y, noise = _test_tensors(data)
+    training = model.training
     model.eval()
     with torch.no_grad():
         logits, foreign = model(x), model(noise)
-    return {
+    figures = {
         "accuracy": classification.accuracy(logits, y),
         "worst_class": classification.worst_class(logits, y)[1],
         "nll": calibration.nll(logits, y),
@@ -210,6 +236,8 @@ def _evaluate(model: nn.Module) -> dict[str, float]:
         "auroc": ood.auroc(ood.top_probability(logits), ood.top_probability(foreign)),
         "fgsm_accuracy": robustness.fgsm_accuracy(model, x, y, ATTACK),
     }
+    model.train(training)
+    return figures
 
 
 def _mask_figures(sparsifier: Sparsifier) -> dict[str, Any]:

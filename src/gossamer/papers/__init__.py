@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from gossamer.claims.protocol import Paper
 
 # slug -> module that holds `PAPER`; a paper is in the table when its module is written
-PAPERS: dict[str, str] = {}
+PAPERS: dict[str, str] = {
+    "granet": "gossamer.papers.granet",
+}
 
 
 def load(slug: str) -> Paper:
