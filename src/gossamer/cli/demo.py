@@ -42,7 +42,7 @@ def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for runs and the report.")] = Path("out/demo"),
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every arm.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every arm.")] = 3,
     steps: Annotated[int, typer.Option(min=40, help="Optimiser steps of every run.")] = 400,
     workers: Annotated[int, typer.Option(min=1, help="Trainings at the same time.")] = 2,
 ) -> None:

@@ -72,6 +72,9 @@ def _soundness(sparsifier: Sparsifier) -> dict[str, int]:
     """Counts by mask and by value, and what leaked out of the mask."""
     masks = sparsifier.entry_masks
     wrong = disagreements(sparsifier.model, masks)
+    if not masks:
+        total = sparsity_triple(sparsifier.model)["prunable"].total
+        return {"nnz_by_mask": total, "nnz_by_value": total, "masked_nonzero": 0, "masked_momentum": 0}
     by_mask = sum(int(mask.sum()) for mask in masks.values())
     return {
         "nnz_by_mask": by_mask,
