@@ -53,7 +53,7 @@ def test_recipes_are_short(name):
     [
         ("name: x\nupdates: [prune_tp]", "did you mean 'prune_to'"),
         ("name: x\nupdate: []", "did you mean 'updates'"),
-        ("pattern: {nm: {n: 5, m: 4}}", "0 < n <= m"),
+        ("pattern: {nm: {n: 5, m: 4}}", "n in 1..m"),
         ("pattern: {nm: {k: 5}}", "field of nm 'k'"),
         ("[1, 2]", "mapping"),
         ("updates: [{prune_to: {when: every}}]", "density"),

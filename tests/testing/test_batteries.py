@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gossamer import recipes
-from gossamer.maths.schedules import Constant, Cosine, Cubic, Every, Exponential, Linear, Steps
+from gossamer.maths.schedules import Constant, Cosine, Cubic, Every, Exponential, Fade, Linear, Steps
 from gossamer.sparsify import Sparsifier
 from gossamer.sparsify.allocation import ER, ERK, Global, Uniform, UniformPlus
 from gossamer.sparsify.patterns import NM, Block, Cols, Rows, Unstructured
@@ -33,7 +33,7 @@ PATTERNS = [
     NM(1, 4, "oihw_flat", "keep"),
     NM(3, 5, tail="proportional"),
 ]
-SCHEDULES = [Constant(0.3), Linear(1, 0.1), Cubic(1, 0.1), Cosine(0.5, 0.005), Exponential(1, 0.1)]
+SCHEDULES = [Constant(0.3), Linear(1, 0.1), Cubic(1, 0.1), Cosine(0.5, 0.005), Exponential(1, 0.1), Fade(5, 0.1, 0.9)]
 LOOSE = Global(allow_empty=True)
 UPDATES = [
     SetTo(Magnitude(), 0.6, LOOSE),
@@ -49,8 +49,9 @@ UPDATES = [
     GrowTo(Linear(0.5, 0.9), when=Every(10)),
 ]
 SHORT = {"sparsity": 0.8, "every": 4}
+FITTING = {"sdgf_geometric": {"n": 1, "m": 2}}  # its first groups are eight times as large and must divide 16 inputs
 RECIPES = {
-    name: build(**{k: v for k, v in SHORT.items() if k in inspect.signature(build).parameters})
+    name: build(**{k: v for k, v in SHORT.items() if k in inspect.signature(build).parameters}, **FITTING.get(name, {}))
     for name, build in recipes.RECIPES.items()
 }
 

@@ -20,9 +20,12 @@ class Schedule(Protocol):
     def __call__(self, t: float) -> Any: ...
 
 
+NEARLY = 1e-9  # times this close are the same optimiser step
+
+
 def _progress(t: float, begin: float, end: float) -> float:
     """How far t lies between begin and end, clamped to [0, 1]."""
-    if t >= end:
+    if t >= end - NEARLY:
         return 1.0
     return 0.0 if t <= begin else (t - begin) / (end - begin)
 
@@ -100,8 +103,30 @@ class Exponential(_Ramp):
 
 
 @dataclass(frozen=True)
+class Fade:
+    """exp(-efolds x) from 1 at `begin`, and exactly 0 from `end` on (the soft mask of progressive gradient flow).
+
+    >>> Fade(3.0, 0.0, 0.9)(0.3) == math.exp(-1.0), Fade(3.0, 0.0, 0.9)(0.9)
+    (True, 0.0)
+    """
+
+    efolds: float = 16.0
+    begin: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.efolds > 0 and math.isfinite(self.efolds)):
+            raise ConfigError(f"a fading mask needs a positive, finite number of e-folds, got {self.efolds}")
+        _Ramp(1.0, 0.0, self.begin, self.end)  # checks the times
+
+    def __call__(self, t: float) -> float:
+        x = _progress(t, self.begin, self.end)
+        return 0.0 if x == 1 else math.exp(-self.efolds * x)
+
+
+@dataclass(frozen=True)
 class Steps:
-    """A table of (time, value) rows; each value holds from its time on. Values may be numbers or (n, m) pairs.
+    """A table of (time, value) rows; each value holds from its time on. Values may be numbers or patterns.
 
     >>> Steps(((0.0, 1.0), (0.5, 0.1)))(0.75)
     0.1
@@ -115,7 +140,7 @@ class Steps:
             raise ConfigError(f"a step table needs ascending times from 0.0 up to at most 1.0, got {times}")
 
     def __call__(self, t: float) -> Any:
-        return [value for time, value in self.rows if time <= max(t, 0.0)][-1]
+        return [value for time, value in self.rows if time <= max(t, 0.0) + NEARLY][-1]
 
 
 def geometric_densities(density: float, phases: int) -> tuple[float, ...]:

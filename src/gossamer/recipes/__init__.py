@@ -10,6 +10,8 @@ from .dynamic import itop, rigl, set_
 from .gradual import gmp, granet
 from .nm import asp, sr_ste, ste
 from .procedures import imp, train_prune_finetune
+from .progressive import mdgf_exponential, mdgf_linear, sdgf_geometric, sdgf_stepwise
+from .soups import sms, soup_after
 from .static import dense, grasp, magnitude, random, snip, synflow
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -27,6 +29,10 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "ste": ste,
     "sr_ste": sr_ste,
     "asp": asp,
+    "mdgf_linear": mdgf_linear,
+    "mdgf_exponential": mdgf_exponential,
+    "sdgf_stepwise": sdgf_stepwise,
+    "sdgf_geometric": sdgf_geometric,
 }
 
 __all__ = [
@@ -39,10 +45,16 @@ __all__ = [
     "imp",
     "itop",
     "magnitude",
+    "mdgf_exponential",
+    "mdgf_linear",
     "random",
     "rigl",
+    "sdgf_geometric",
+    "sdgf_stepwise",
     "set_",
+    "sms",
     "snip",
+    "soup_after",
     "sr_ste",
     "ste",
     "synflow",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gossamer.errors import ConfigError, unknown
+from gossamer.maths.schedules import Steps
 from gossamer.sparsify.estimators import Projected
 from gossamer.sparsify.patterns import NM, Block, Cols, Rows, Unstructured
 from gossamer.sparsify.recipe import Recipe
@@ -120,8 +121,9 @@ def classify(recipe: Recipe, trained: bool = False) -> Taxonomy:
     """
     if not recipe.updates:
         return Taxonomy()
-    if type(recipe.pattern) not in _PATTERNS:
-        raise unknown("pattern", type(recipe.pattern).__name__, [kind.__name__ for kind in _PATTERNS])
+    pattern = recipe.pattern(1.0) if isinstance(recipe.pattern, Steps) else recipe.pattern
+    if type(pattern) not in _PATTERNS:
+        raise unknown("pattern", type(pattern).__name__, [kind.__name__ for kind in _PATTERNS])
     moving = any(update.when is not None for update in recipe.updates)
     begins_dense = all(update.when is not None for update in recipe.updates)
     stage = "during" if moving else "after" if trained else "before"
@@ -130,7 +132,7 @@ def classify(recipe: Recipe, trained: bool = False) -> Taxonomy:
         "dense" if trained or begins_dense or dense_state(recipe) else "sparse",
         "dynamic" if moving else "static",
         "time" if moving else "nothing",
-        _PATTERNS[type(recipe.pattern)],
+        _PATTERNS[type(pattern)],
     )
 
 

@@ -7,6 +7,8 @@ scored: the mask is chosen by a trained score tensor; gradients reach it straigh
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,6 +63,21 @@ class SRSTE:
 
     lam: float = 2e-4
     decoupled: bool = False
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.lam):
+            raise ConfigError(f"SR-STE needs a finite lambda, got {self.lam}")
+        if self.lam < 0:
+            warnings.warn(f"SR-STE with lambda {self.lam} < 0 pushes pruned weights up", stacklevel=3)
+
+    def check(self, lr: float) -> None:
+        """Warn where a step takes more than a tenth off pruned weights; ConfigError where it turns their sign."""
+        if lr * self.lam >= 1:
+            raise ConfigError(f"SR-STE needs lr * lambda < 1, got {lr} * {self.lam}: pruned weights would overshoot")
+        if lr * self.lam > 0.1:
+            warnings.warn(
+                f"SR-STE: lr * lambda = {lr * self.lam:g} shrinks pruned weights by as much a step", stacklevel=5
+            )
 
 
 @dataclass(frozen=True)
@@ -199,6 +216,15 @@ def install(model: nn.Module, parameter: str, forward: MaskedForward) -> None:
     """Make `parameter` the master of an effective weight. The optimiser keeps its Parameter object."""
     path, _, attr = parameter.rpartition(".")
     parametrize.register_parametrization(model.get_submodule(path), attr, forward, unsafe=True)
+
+
+def master(model: nn.Module, parameter: str) -> nn.Parameter:
+    """The trained tensor behind a weight: the dense master of an effective family, else the weight itself."""
+    path, _, attr = parameter.rpartition(".")
+    module = model.get_submodule(path)
+    if parametrize.is_parametrized(module, attr):
+        module, attr = module.parametrizations[attr], "original"  # type: ignore[index, assignment]
+    return getattr(module, attr)
 
 
 def uninstall(model: nn.Module, parameter: str) -> None:

@@ -152,7 +152,7 @@ class NM:
     """At most n non-zeros (exactly n kept) in every m consecutive entries of the reduction dimension.
 
     Args:
-        n, m: 0 < n <= m.
+        n, m: integers, 0 < n <= m and m >= 2.
         layout: for convolutions: "channels_last" groups input channels at a fixed kernel position (what the hardware
             wants), "oihw_flat" groups the flattened (in, kh, kw) order. A Linear groups its inputs in either.
         tail: what to do where m does not divide: "error"; "keep" the rest; "proportional": keep the same share.
@@ -165,8 +165,8 @@ class NM:
     tail: str = "error"
 
     def __post_init__(self) -> None:
-        if not 0 < self.n <= self.m:
-            raise ConfigError(f"N:M needs 0 < n <= m, got {self.n}:{self.m}")
+        if type(self.n) is not int or type(self.m) is not int or self.m < 2 or not 0 < self.n <= self.m:
+            raise ConfigError(f"N:M needs integers m >= 2 and n in 1..m, got {self.n}:{self.m}")
         if self.layout not in ("channels_last", "oihw_flat"):
             raise ConfigError(f"N:M layout is 'channels_last' or 'oihw_flat', got {self.layout!r}")
         if self.tail not in ("error", "keep", "proportional"):

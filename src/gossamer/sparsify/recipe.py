@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import yaml
 
 from ..errors import ConfigError, unknown
 from ..maths import schedules
+from ..maths.schedules import Steps
 from . import allocation, estimators, patterns, regularizers, updates, weight_ops
 from .groups import Select
 from .patterns import Pattern, Unstructured
@@ -25,6 +27,7 @@ class Recipe:
         name: what to call it.
         select: which weights may become sparse.
         pattern: where zeros may lie; `layers` overrides it: rows (name pattern, Pattern), the first match wins.
+            Either may be a table `Steps` of patterns, one after the other.
         family: how masks act on forward and backward (estimators.py).
         updates: mask changes; those without `when` run once before training.
         regularizers, weight_ops: terms on gradients, operations on weights after each step.
@@ -34,8 +37,8 @@ class Recipe:
 
     name: str = "dense"
     select: Select = field(default_factory=Select)
-    pattern: Pattern = field(default_factory=Unstructured)
-    layers: tuple[tuple[str, Pattern], ...] = ()
+    pattern: Pattern | Steps = field(default_factory=Unstructured)
+    layers: tuple[tuple[str, Pattern | Steps], ...] = ()
     family: Any = field(default_factory=estimators.Projected)
     updates: tuple[Update, ...] = ()
     regularizers: tuple[Any, ...] = ()
@@ -46,6 +49,11 @@ class Recipe:
     def needs(self) -> frozenset[str]:
         """Statistics and data that its scores ask for."""
         return frozenset().union(*(u.needs for u in self.updates))
+
+    def patterns_of(self, name: str) -> Steps:
+        """The patterns of the group `name` over the run: a table of one row where it never changes."""
+        rule = next((rule for glob, rule in self.layers if fnmatchcase(name, glob)), self.pattern)
+        return rule if isinstance(rule, Steps) else Steps(((0.0, rule),))
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
@@ -70,6 +78,7 @@ PARTS: dict[str, type] = {
     "cubic": schedules.Cubic,
     "cosine": schedules.Cosine,
     "exponential": schedules.Exponential,
+    "fade": schedules.Fade,
     "steps": schedules.Steps,
     "every": schedules.Every,
     "select": Select,

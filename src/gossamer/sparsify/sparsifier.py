@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import CheckpointError, ConfigError, GossamerError, MaskError, NumericsError
+from ..errors import CheckpointError, ConfigError, GossamerError, MaskError, NumericsError, ShapeError
 from ..kernels.bitmap import pack, packed_shape, unpack
 from ..kernels.masking import apply_masks_
 from . import estimators as est
@@ -21,7 +20,7 @@ from .groups import Group, entry_masks, select
 from .patterns import Pattern
 from .recipe import Recipe
 from .statistics import FORWARD, Statistics
-from .updates import Change, GrowTo, PruneGrow, Update
+from .updates import Change, GrowTo, PruneGrow, SetTo, Update
 
 log = logging.getLogger(__name__)
 STATE_VERSION = 1
@@ -81,7 +80,7 @@ class Sparsifier:
         self.groups: list[Group] = []
         if recipe.updates or effective:
             self.groups = select(self.model, recipe.select) if groups is None else list(groups)
-        self.patterns = {g.name: _pattern_of(recipe, g.name) for g in self.groups}
+        self._rules = {g.name: recipe.patterns_of(g.name) for g in self.groups}
         self._parameters = self._find_parameters()
         device = next(iter(self._parameters.values())).device if self._parameters else torch.device("cpu")
         self.masks = {g.name: torch.ones(g.shape, dtype=torch.bool, device=device) for g in self.groups}
@@ -111,9 +110,13 @@ class Sparsifier:
             if update.when is not None:
                 update.when.check(self.steps)
         for group in self.groups:
-            self.patterns[group.name].cell(group.shape)
-            self.patterns[group.name].fixed(group.shape)
+            for _, pattern in self._rules[group.name].rows:
+                _check_fit(pattern, group)
+        if isinstance(self.recipe.family, est.SRSTE):
+            self.recipe.family.check(max(group["lr"] for group in self.optimizer.param_groups))
         for name, p in self._parameters.items():
+            if not p.is_floating_point():
+                raise ConfigError(f"{name} is of {p.dtype}; masks act on real floating-point weights")
             if not bool(torch.isfinite(p).all()):
                 raise NumericsError(f"{name} has NaN or infinite weights; load a sound model first")
 
@@ -152,9 +155,9 @@ class Sparsifier:
         self._record(force=True)
 
     def _initial_mask(self, update: Update) -> None:
-        """Run an update that has no window, or an every-step one of the effective family (masks exist at step 0)."""
-        every_step = update.when is not None and update.when.stride(self.steps) == 1
-        if update.when is None or (every_step and not isinstance(self.recipe.family, est.Projected)):
+        """Run an update that has no window, or one of the effective family that ranks anew (masks exist at step 0)."""
+        anew = isinstance(update, SetTo) or (update.when is not None and update.when.stride(self.steps) == 1)
+        if update.when is None or (anew and not isinstance(self.recipe.family, est.Projected)):
             self._apply(update)
 
     @torch.no_grad()
@@ -185,6 +188,11 @@ class Sparsifier:
     def time(self) -> float:
         """Fraction of the run that has passed."""
         return min(1.0, self.step / self.steps)
+
+    @property
+    def patterns(self) -> dict[str, Pattern]:
+        """Group name -> where its zeros may lie now."""
+        return {name: rule(self.time) for name, rule in self._rules.items()}
 
     def due(self, step: int) -> list[Update]:
         """Updates that follow optimiser step `step` (counted from 1)."""
@@ -307,10 +315,11 @@ class Sparsifier:
             for name in self._entry:
                 self._forward_of(name).soft.fill_(float(family.soft(self.time)))
         if isinstance(family, est.Scored):
+            patterns = self.patterns
             density = family.density if isinstance(family.density, (int, float)) else family.density(self.time)
             for group in self.groups:
                 score = self._forward_of(group.members[0].name).score.detach()
-                self.masks[group.name].copy_(est.score_mask(score, float(density), self.patterns[group.name]))
+                self.masks[group.name].copy_(est.score_mask(score, float(density), patterns[group.name]))
 
     def _forward_of(self, name: str) -> Any:
         path, _, attr = name.rpartition(".")
@@ -392,8 +401,8 @@ class Sparsifier:
 
     def check(self) -> None:
         """Raise MaskError unless masks are legal and (projected family) weights are 0 off the mask."""
-        for group in self.groups:
-            self.patterns[group.name].check(self.masks[group.name])
+        for name, pattern in self.patterns.items():
+            pattern.check(self.masks[name])
         family = self.recipe.family
         if isinstance(family, est.Projected) and family.masks_gradient(self.time):
             for name, mask in self._entry.items():
@@ -521,8 +530,10 @@ def _unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _pattern_of(recipe: Recipe, name: str) -> Pattern:
-    for glob, pattern in recipe.layers:
-        if fnmatchcase(name, glob):
-            return pattern
-    return recipe.pattern
+def _check_fit(pattern: Pattern, group: Group) -> None:
+    """Raise ShapeError naming the group if the pattern does not divide it."""
+    try:
+        pattern.cell(group.shape)
+        pattern.fixed(group.shape)
+    except ShapeError as error:
+        raise ShapeError(f"{group.name}: {error}") from None
