@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gossamer.errors import unknown
+from gossamer.sparsify.allocation import Uniform
 from gossamer.sparsify.recipe import Recipe
 from gossamer.sparsify.scores import Random
 from gossamer.sparsify.updates import PruneGrow
@@ -29,6 +30,10 @@ def _mask_of_ones(recipe: Recipe) -> Recipe:
     return recipe.replace(updates=())
 
 
+def _uniform_allocation(recipe: Recipe) -> Recipe:
+    return _set(recipe, "allocation", Uniform())
+
+
 def _set(recipe: Recipe, field: str, value: Any) -> Recipe:
     """Every update that has `field` gets `value` for it."""
     updates: tuple[Any, ...] = recipe.updates
@@ -41,6 +46,7 @@ MUTANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "random_growth": _random_growth,
     "no_growth": _no_growth,
     "mask_of_ones": _mask_of_ones,
+    "uniform_allocation": _uniform_allocation,
 }
 
 

@@ -246,7 +246,7 @@ PAPER = Paper(
             "asserted",
             "At 98 % sparsity every dynamic method beats a static random mask by 5 points.",
             "CIFAR-10, VGG-19: all dynamic methods above static",
-            "RigL, the weakest, was 11 points above on 8 earlier seeds; a mask that does not follow training gains none.",
+            "RigL, the weakest, was 11 points above on 8 earlier seeds; masks that do not follow training gain none.",
             _above_static,
             600,
             10,

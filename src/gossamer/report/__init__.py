@@ -2,6 +2,7 @@
 
 from gossamer.report.card import Comparison, Curve, Latency, Layer, ReportCard, comparison
 from gossamer.report.compare import FORMATS, table
+from gossamer.report.connectivity import Connectivity, connectivity
 from gossamer.report.lint import RULES, Finding, lint
 from gossamer.report.taxonomy import TAXONOMIES, Observed, Taxonomy, classify, dense_state, observe, verify
 
@@ -10,6 +11,7 @@ __all__ = [
     "RULES",
     "TAXONOMIES",
     "Comparison",
+    "Connectivity",
     "Curve",
     "Finding",
     "Latency",
@@ -19,6 +21,7 @@ __all__ = [
     "Taxonomy",
     "classify",
     "comparison",
+    "connectivity",
     "dense_state",
     "lint",
     "observe",
