@@ -58,10 +58,6 @@ GOSSAMER_INLINE V larger(V a, V b) {  // a NaN in either stays
   return _mm512_mask_mov_ps(_mm512_max_ps(b, a), _mm512_cmp_ps_mask(b, b, _CMP_UNORD_Q), b);
 }
 GOSSAMER_INLINE V magnitude(V v) { return _mm512_abs_ps(v); }
-GOSSAMER_INLINE V with_sign(V v, V sign) {
-  const __m512i bit = _mm512_set1_epi32(INT32_MIN);
-  return _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(v), _mm512_and_epi32(_mm512_castps_si512(sign), bit)));
-}
 GOSSAMER_INLINE V power_of_two(V n) { return _mm512_scalef_ps(set(1.0f), n); }  // n whole, -126 <= n <= 127
 GOSSAMER_INLINE float sum(V v) { return _mm512_reduce_add_ps(v); }
 // Every second lane of a and then b, from the first.
@@ -100,7 +96,6 @@ GOSSAMER_INLINE V larger(V a, V b) {
   return _mm256_blendv_ps(_mm256_max_ps(b, a), b, _mm256_cmp_ps(b, b, _CMP_UNORD_Q));
 }
 GOSSAMER_INLINE V magnitude(V v) { return _mm256_andnot_ps(set(-0.0f), v); }
-GOSSAMER_INLINE V with_sign(V v, V sign) { return _mm256_or_ps(v, _mm256_and_ps(sign, set(-0.0f))); }
 GOSSAMER_INLINE V power_of_two(V n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
@@ -183,9 +178,6 @@ GOSSAMER_INLINE V larger(V a, V b) {
 }
 GOSSAMER_INLINE V magnitude(V v) {
   return each([&](int l) { return from_bits(bits_of(v[l]) & 0x7fffffffu); });
-}
-GOSSAMER_INLINE V with_sign(V v, V sign) {
-  return each([&](int l) { return from_bits(bits_of(v[l]) | (bits_of(sign[l]) & 0x80000000u)); });
 }
 GOSSAMER_INLINE V power_of_two(V n) {
   return each([&](int l) { return from_bits(static_cast<uint32_t>(static_cast<int32_t>(n[l]) + 127) << 23); });

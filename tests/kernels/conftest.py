@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from gossamer.kernels import native
+
+sys.path.insert(0, str(Path(__file__).parent))  # kernel_products.py
 
 
 @pytest.fixture(params=native.levels())

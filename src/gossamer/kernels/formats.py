@@ -320,9 +320,7 @@ def _read(buffer: Tensor) -> PackedWeight:
         raise CheckpointError("this is no packed weight: its first bytes are not those of to_buffer()")
     _, version, kind, dtype, rows, columns, entries, block, panel, payload, head = _HEADER.unpack_from(data)
     if version != _VERSION:
-        raise CheckpointError(
-            f"packed weight of version {version}; this library reads {_VERSION}: pack it again"
-        )
+        raise CheckpointError(f"packed weight of version {version}; this library reads {_VERSION}: pack it again")
     if zlib.crc32(data[: _HEADER.size - 4]) != head or kind >= len(_KINDS) or dtype >= len(_VALUES) or entries < 0:
         raise CheckpointError("the header of a packed weight is altered")
     sizes = _sizes(_KINDS[kind], rows, columns, block, panel)

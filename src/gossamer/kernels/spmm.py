@@ -59,7 +59,7 @@ def spmm(
     if pixels == 0:
         return x.new_empty(shape)
     added = None if residual is None else residual.reshape(images, weight.rows, 1, pixels)
-    y = conv2d(weight, x.reshape(images, -1, 1, pixels), bias=bias, residual=added, activation=activation)
+    y = conv2d(weight, x.reshape(images, weight.columns, 1, pixels), bias=bias, residual=added, activation=activation)
     return y.reshape(shape)
 
 
