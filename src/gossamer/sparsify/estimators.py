@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import ConfigError
+from ..kernels.masking import apply_mask_
 from ..maths.schedules import Constant, Schedule
 from .patterns import Pattern, Unstructured
 
@@ -122,7 +123,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, mask: Tensor) -> Tensor:
-        return torch.where(mask, w, torch.zeros_like(w))
+        return apply_mask_(w.clone(), mask)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -150,12 +151,12 @@ class _ByScore(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, w: Tensor, score: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(w, mask)
-        return torch.where(mask, w, torch.zeros_like(w))
+        return apply_mask_(w.clone(), mask)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         w, mask = ctx.saved_tensors
-        return torch.where(mask, grad, torch.zeros_like(grad)), grad * w, None
+        return apply_mask_(grad.clone(), mask), grad * w, None
 
 
 class MaskedForward(nn.Module):

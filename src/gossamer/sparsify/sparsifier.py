@@ -244,7 +244,7 @@ class Sparsifier:
         elif isinstance(family, est.SRSTE) and not family.decoupled:
             for name, p in self._parameters.items():
                 if p.grad is not None:
-                    p.grad.add_(torch.where(self._entry[name], torch.zeros_like(p), p), alpha=family.lam)
+                    p.grad.add_(p * ~self._entry[name], alpha=family.lam)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:  # args[0]: the optimiser
@@ -339,13 +339,13 @@ class Sparsifier:
         self._synchronise(change)
         for group in self.groups:
             mask = change.masks[group.name]
-            if not bool(mask.any()) and not getattr(getattr(update, "allocation", None), "allow_empty", False):
+            if not mask.count_nonzero() and not getattr(getattr(update, "allocation", None), "allow_empty", False):
                 raise MaskError(f"{group.name} would be emptied by {type(update).__name__} at step {self.step}")
         if isinstance(self.recipe.family, est.Projected) and self.recipe.family.mask_grad:
             self._enforce(entry_masks(self.groups, change.survivors, self._parameters))
             self._initialise_grown(update, change)
         for name, mask in change.masks.items():
-            self._flips += int((mask != self.masks[name]).sum())
+            self._flips += int((mask ^ self.masks[name]).count_nonzero())
             self.masks[name].copy_(mask)
             self.ever[name].logical_or_(mask)
         self._refresh_entries()
