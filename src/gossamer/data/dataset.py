@@ -120,6 +120,10 @@ class Batches:
         gathered = self.source[self._permutation(epoch)[start : start + self.batch_size]]
         return self._transformed(gathered, step)
 
+    def reseeded(self, seed: int) -> Batches:
+        """The same samples in the order, and with the augmentation, of another seed."""
+        return Batches(self.source, self.batch_size, seed=seed, shuffle=self.shuffle, transform=self.transform)
+
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """The batches of the first epoch."""
         return (self.batch(step) for step in range(len(self)))

@@ -1,6 +1,6 @@
 """Methods that are sequences of trainings: lists of resumable stages for `training.run_stages`.
 
-A stage's callables read and write `Memory` under the key "rewind" only.
+The stages' callables here read and write `Memory` under the key "rewind" only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ..training.stages import Memory, Stage
 from .static import dense
 
 
-def _pruned(name: str, density: float, allocation: Allocation, select: Select) -> Recipe:
+def magnitude_mask(name: str, density: float, allocation: Allocation, select: Select) -> Recipe:
+    """One-shot magnitude pruning to `density` under a name of its own, mask fixed."""
     return Recipe(name, select, updates=(SetTo(Magnitude(), density, allocation),))
 
 
@@ -72,7 +73,7 @@ def imp(
     stages.append(Stage("dense", dense(), train.model_copy(update={"steps": train.steps - early}), on_enter=begin))
     again = retrain or train.model_copy(update={"steps": train.steps - early})
     for number, density in enumerate(densities, start=1):
-        recipe = _pruned(f"imp-{number}", density, allocation, select)
+        recipe = magnitude_mask(f"imp-{number}", density, allocation, select)
         stages.append(Stage(f"phase-{number}", recipe, again, on_start=_rewind if rewinding else None))
     return stages
 
@@ -91,5 +92,5 @@ def train_prune_finetune(
     Args:
         recipe: of the fine-tuning; by default magnitude pruning to `sparsity`. `recipes.asp()` gives N:M.
     """
-    pruned = recipe or _pruned("magnitude", 1 - sparsity, allocation, select)
+    pruned = recipe or magnitude_mask("magnitude", 1 - sparsity, allocation, select)
     return [Stage("dense", dense(), train), Stage("finetune", pruned, finetune)]

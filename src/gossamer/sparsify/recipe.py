@@ -103,6 +103,7 @@ PARTS: dict[str, type] = {
     "prune_to": updates.PruneTo,
     "prune_grow": updates.PruneGrow,
     "grow_to": updates.GrowTo,
+    "freeze": updates.Freeze,
     "l1": regularizers.L1,
     "l2": regularizers.L2,
     "bn_l1": regularizers.BNL1,
@@ -157,7 +158,7 @@ def _part(name: str) -> type:
     return PARTS[name]
 
 
-_TEXT = {"name", "only", "exclude", "layout", "tail", "rounding", "redistribute", "init", "where", "train"}
+_TEXT = {"name", "only", "exclude", "layout", "tail", "rounding", "redistribute", "init", "where", "train", "channels"}
 _TABLES = {"layers", "table", "flops"}  # rows of (name, value); `Select.layers` holds names only
 
 

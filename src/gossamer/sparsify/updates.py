@@ -291,3 +291,19 @@ class GrowTo:
         forced = {name: s.masked_fill(ctx.masks[name], math.inf) for name, s in scores.items()}
         masks = project(ctx, forced, density, self.allocation)
         return Change({name: m | ctx.masks[name] for name, m in masks.items()}, dict(ctx.masks))
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """The mask is what is not zero: training goes on with a model that is sparse already."""
+
+    when: Every | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def apply(self, ctx: Context) -> Change:
+        active = ctx.units(lambda name: (ctx.weights[name] != 0).double())
+        masks = {name: values > 0 for name, values in active.items()}
+        return Change(masks, masks)

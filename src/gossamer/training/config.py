@@ -35,6 +35,9 @@ class OptimConfig(Section):
         momentum: of sgd, nesterov and rmsprop. betas: of adam and adamw.
         milestones, gamma: of the schedule "step": at each fraction of the run the rate is multiplied by gamma.
         final: of "cosine" and "linear": the last rate as a fraction of the first.
+        warmup_shape: "linear" or "cosine" (half a cosine, flat at both ends).
+        hold: fraction of the time after the warm-up during which the highest rate is kept.
+        begin: the run is the last part of a longer schedule, from this fraction of it on (learning-rate rewinding).
     """
 
     name: Literal["sgd", "nesterov", "adam", "adamw", "rmsprop"] = "sgd"
@@ -47,6 +50,9 @@ class OptimConfig(Section):
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = Field(default=0.1, gt=0)
     final: float = Field(default=0.0, ge=0)
+    warmup_shape: Literal["linear", "cosine"] = "linear"
+    hold: float = Field(default=0.0, ge=0, lt=1)
+    begin: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TrainConfig(Section):

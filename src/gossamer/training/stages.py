@@ -20,6 +20,7 @@ from gossamer.runs.trees import Tree, load_model
 from gossamer.sparsify.recipe import Recipe
 from gossamer.sparsify.sparsifier import Sparsifier
 from gossamer.training import distributed
+from gossamer.training.branches import Branches, Candidates, clear_branches, train_branches
 from gossamer.training.config import FREE, TrainConfig
 from gossamer.training.loop import Data, fit, open_run
 from gossamer.training.task import Task
@@ -27,10 +28,14 @@ from gossamer.training.task import Task
 
 @dataclass
 class Memory:
-    """What the stages hand on: `values` is a tree of tensors and JSON values by name, `results` is by stage."""
+    """What the stages hand on: `values` is a tree of tensors and JSON values by name, `results` is by stage.
+
+    `candidates` are the branches of the latest stage that had some and was run by this process.
+    """
 
     values: dict[str, Tree] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    candidates: Candidates | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Stage:
 
     Attributes:
         name: of its folder and of its result. recipe, train: what `fit` gets; train=None does not train.
+            A callable (model, memory) -> Recipe decides by what earlier stages found.
+        branches: train copies that differ in a setting, and go on with their average.
         surgery: (model, memory) -> model with other shapes; called first, and called again when a later stage is
             resumed, to rebuild the model.
         on_enter: (model, memory), before the masks are set: rewind, average, prune.
@@ -48,8 +55,9 @@ class Stage:
     """
 
     name: str
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | Callable[[nn.Module, Memory], Recipe] = field(default_factory=Recipe)
     train: TrainConfig | None = None
+    branches: Branches | None = None
     surgery: Callable[[nn.Module, Memory], nn.Module] | None = None
     on_enter: Callable[[nn.Module, Memory], None] | None = None
     on_start: Callable[[nn.Module, Sparsifier, Memory], None] | None = None
@@ -102,8 +110,9 @@ def describe(stages: Sequence[Stage]) -> dict[str, Any]:
     """The stages as settings, to compare on resume."""
     return {
         stage.name: {
-            "recipe": stage.recipe.to_yaml(),
+            "recipe": stage.recipe.to_yaml() if isinstance(stage.recipe, Recipe) else repr(stage.recipe),
             "train": stage.train.model_dump(mode="json") if stage.train else None,
+            **({"branches": stage.branches.describe()} if stage.branches else {}),
         }
         for stage in stages
     }
@@ -123,7 +132,12 @@ def _run_stage(
         task.model = stage.surgery(task.model, memory)
     if stage.on_enter is not None:
         stage.on_enter(task.model, memory)
-    if stage.train is not None:
+    recipe = stage.recipe if isinstance(stage.recipe, Recipe) else stage.recipe(task.model, memory)
+    if stage.train is not None and stage.branches is not None:
+        memory.results[stage.name], memory.candidates = train_branches(
+            stage.branches, stage.train, task, data, recipe, folder, stage.on_start, memory
+        )
+    elif stage.train is not None:
 
         def start(sparsifier: Sparsifier) -> None:
             if stage.on_start is not None:
@@ -133,7 +147,7 @@ def _run_stage(
         memory.results[stage.name] = fit(
             task,
             data,
-            stage.recipe,
+            recipe,
             stage.train,
             run=folder,
             resume=resume,
@@ -165,6 +179,7 @@ def _forget(stages: Sequence[Stage], run: RunFolder) -> None:
         for number, stage in enumerate(stages):
             delete_state(_end_path(run, number, stage))
             RunFolder(_folder(run, number, stage)).clear()
+            clear_branches(_folder(run, number, stage))
 
 
 def _load_end(run: RunFolder, number: int, stage: Stage, task: Task, memory: Memory) -> None:
