@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _VERBS = {
     "Recipe": "gossamer.sparsify.recipe",
     "Sparsifier": "gossamer.sparsify.sparsifier",
+    "prune_": "gossamer.recipes.oneshot",
 }
 _MODULES = ("data", "kernels", "models", "recipes", "sparsify", "training")
 
