@@ -249,6 +249,14 @@ def test_attention_blocks_and_tied_weights():
     assert list(sp.masks) == ["0.weight"]
 
 
+def test_tied_weights_given_two_patterns_are_refused():
+    tied = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    tied[1].weight = tied[0].weight
+    recipe = recipes.random(0.5).replace(layers=(("1.weight", Block(4, 1)),))
+    with pytest.raises(MaskError, match=r"0\.weight and 1\.weight are one tied weight but are given two patterns"):
+        Sparsifier(tied, torch.optim.SGD(tied.parameters(), 0.1), recipe, 10)
+
+
 def test_momentum_is_masked_with_every_update():
     """An unmasked buffer would bring pruned weights back for about ten steps."""
 

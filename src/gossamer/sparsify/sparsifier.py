@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import CheckpointError, ConfigError, GossamerError, MaskError, NumericsError, ShapeError
-from ..kernels.bitmap import pack, packed_shape, unpack
+from ..errors import ConfigError, GossamerError, MaskError
 from ..kernels.masking import apply_masks_
 from . import estimators as est
+from . import saving
+from .checks import check_binding
 from .context import Context, Loss, classification_loss
 from .groups import Group, entry_masks, select
 from .patterns import Pattern
@@ -23,7 +24,6 @@ from .statistics import FORWARD, Statistics
 from .updates import Change, GrowTo, PruneGrow, SetTo, Update
 
 log = logging.getLogger(__name__)
-STATE_VERSION = 1
 HISTORY_ROWS = 200  # methods that update every step log about this many rows a run
 
 
@@ -86,7 +86,7 @@ class Sparsifier:
         self.masks = {g.name: torch.ones(g.shape, dtype=torch.bool, device=device) for g in self.groups}
         self.ever = {name: mask.clone() for name, mask in self.masks.items()}
         self._entry = entry_masks(self.groups, self.masks, self._parameters)
-        self._check_recipe()
+        check_binding(self.model, self.optimizer, recipe, steps, self.groups, self._parameters)
         self.statistics = Statistics(list(self._parameters), recipe.needs)
         self._graded = False
         self._flips = 0
@@ -104,21 +104,6 @@ class Sparsifier:
         everything = dict(self.model.named_parameters())
         names = dict.fromkeys(m.name for g in self.groups for m in g.members)
         return {name: everything[name] for name in names}
-
-    def _check_recipe(self) -> None:
-        for update in self.recipe.updates:
-            if update.when is not None:
-                update.when.check(self.steps)
-        for group in self.groups:
-            for _, pattern in self._rules[group.name].rows:
-                _check_fit(pattern, group)
-        if isinstance(self.recipe.family, est.SRSTE):
-            self.recipe.family.check(max(group["lr"] for group in self.optimizer.param_groups))
-        for name, p in self._parameters.items():
-            if not p.is_floating_point():
-                raise ConfigError(f"{name} is of {p.dtype}; masks act on real floating-point weights")
-            if not bool(torch.isfinite(p).all()):
-                raise NumericsError(f"{name} has NaN or infinite weights; load a sound model first")
 
     def _install(self) -> None:
         """Put the parametrisations of the effective and scored families in place."""
@@ -343,7 +328,7 @@ class Sparsifier:
                 raise MaskError(f"{group.name} would be emptied by {type(update).__name__} at step {self.step}")
         if isinstance(self.recipe.family, est.Projected) and self.recipe.family.mask_grad:
             self._enforce(entry_masks(self.groups, change.survivors, self._parameters))
-            self._initialise_grown(update, change)
+            self._start_grown(getattr(update, "init", "zero"), change)
         for name, mask in change.masks.items():
             self._flips += int((mask ^ self.masks[name]).count_nonzero())
             self.masks[name].copy_(mask)
@@ -356,24 +341,17 @@ class Sparsifier:
             if self._entry[name] is not fresh:
                 self._entry[name].copy_(fresh)
 
-    def _initialise_grown(self, update: Update, change: Change) -> None:
-        """Starting values of grown weights that are not to start at zero."""
-        init = getattr(update, "init", "zero")
+    def _start_grown(self, init: str, change: Change) -> None:
+        """Give grown weights their starting values where these are not zero."""
         if init == "zero":
             return
-        grown = entry_masks(
-            self.groups,
-            {n: m & ~change.survivors[n] for n, m in change.masks.items()},
-            self._parameters,
-        )
-        for name, positions in grown.items():
+        new = {name: mask & ~change.survivors[name] for name, mask in change.masks.items()}
+        for name, positions in entry_masks(self.groups, new, self._parameters).items():
             p = self._parameters[name]
             if init == "grad_step":
                 value = -self._group_of(p)["lr"] * self.statistics.values["grad"][name]
             else:
-                fan_in = p[0].numel() if p.ndim > 1 else p.numel()
-                rng = self._context().rng(f"{name}/grown")
-                value = (torch.randn(p.shape, generator=rng) * (2.0 / fan_in) ** 0.5).to(p.device, p.dtype)
+                value = kaiming(p, self._context().rng(f"{name}/grown"))
             p.copy_(torch.where(positions, value, p))
 
     def _synchronise(self, change: Change) -> None:
@@ -447,47 +425,17 @@ class Sparsifier:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs beside model and optimiser: tensors and JSON values only."""
-        return {
-            "version": STATE_VERSION,
-            "recipe": self.recipe.to_yaml(),
-            "steps": self.steps,
-            "seed": self.seed,
-            "step": self.step,
-            "flips": self._flips,
-            "dense_gradient_steps": self.dense_gradient_steps,
-            "history": list(self.history),
-            "masks": {name: pack(mask.cpu()) for name, mask in self.masks.items()},
-            "ever": {name: pack(mask.cpu()) for name, mask in self.ever.items()},
-            "statistics": self.statistics.state_dict(),
-        }
+        return saving.state_of(self)
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. Load the model's and optimiser's state as well, in any order.
 
         Raises:
             CheckpointError: another version, recipe, length of run or model.
         """
-        if state.get("version") != STATE_VERSION:
-            raise CheckpointError(f"sparsifier state has version {state.get('version')}, this is {STATE_VERSION}")
-        for key, mine in (("recipe", self.recipe.to_yaml()), ("steps", self.steps), ("seed", self.seed)):
-            if state[key] != mine:
-                raise CheckpointError(f"the checkpoint was made with {key}={state[key]!r}, this run has {mine!r}")
-        if set(state["masks"]) != set(self.masks):
-            odd = sorted(set(state["masks"]) ^ set(self.masks))
-            raise CheckpointError(f"the checkpoint's masks are of another model: they differ in {odd[:3]}")
-        for key, store in (("masks", self.masks), ("ever", self.ever)):
-            for name, bits in state[key].items():
-                shape = tuple(store[name].shape)
-                if tuple(bits.shape) != packed_shape(shape):
-                    raise CheckpointError(f"the mask of {name} does not have the shape {shape}")
-                store[name].copy_(unpack(bits, shape))
+        saving.check_state(self, state)
+        saving.restore(self, state)
         self._refresh_entries()
-        self.step = int(state["step"])
-        self._flips = int(state["flips"])
-        self.dense_gradient_steps = int(state["dense_gradient_steps"])
-        self.history = [dict(row) for row in state["history"]]
-        self.statistics.load_state_dict(state["statistics"])
         self.statistics.disarm()
         self._recompute_forward()
         self._prepare_next()
@@ -519,6 +467,12 @@ class Sparsifier:
         return self.model
 
 
+def kaiming(p: Tensor, rng: torch.Generator) -> Tensor:
+    """Kaiming-normal values for a weight of the shape of `p`."""
+    fan_in = p[0].numel() if p.ndim > 1 else p.numel()
+    return (torch.randn(p.shape, generator=rng) * (2.0 / fan_in) ** 0.5).to(p.device, p.dtype)
+
+
 def _unwrap(model: nn.Module) -> nn.Module:
     """The user's module inside DDP and torch.compile."""
     while True:
@@ -528,12 +482,3 @@ def _unwrap(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
-
-
-def _check_fit(pattern: Pattern, group: Group) -> None:
-    """Raise ShapeError naming the group if the pattern does not divide it."""
-    try:
-        pattern.cell(group.shape)
-        pattern.fixed(group.shape)
-    except ShapeError as error:
-        raise ShapeError(f"{group.name}: {error}") from None
