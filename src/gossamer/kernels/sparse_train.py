@@ -12,6 +12,7 @@ operator understands.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def sparse_linear(
         y = _linear_op(flat, values, bias, pattern.words, shape, relu, row_major)
     else:
         y = _Linear.apply(flat, values, bias, pattern.words, shape, relu, row_major)
-    return y if x.dim() == 2 else y.unflatten(0, x.shape[:-1])
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], pattern.outputs)
 
 
 def _check(x: Tensor, values: Tensor, bias: Tensor | None, pattern: Pattern) -> None:
@@ -205,12 +206,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.shape, ctx.has_bias = shape, bias is not None
 
 
-def _gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+def _gradients(ctx: Any, dy: Tensor, backward: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> tuple[Any, ...]:
     x, y, values, words = ctx.saved_tensors
     wanted = [bool(flag) for flag in ctx.needs_input_grad[:2]] + [ctx.has_bias and bool(ctx.needs_input_grad[2])]
     if not any(wanted):
         return (None,) * 7
-    backward = _backward_op if torch.compiler.is_compiling() else _backward
     grads = backward(dy, x, y, values, words, ctx.shape, wanted)
     return (*(g if want else None for g, want in zip(grads, wanted, strict=True)), None, None, None, None)
 
@@ -223,7 +223,10 @@ class _Linear(torch.autograd.Function):
         return _forward(*args)
 
     setup_context = staticmethod(_setup)
-    backward = staticmethod(_gradients)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        return _gradients(ctx, dy, _backward)
 
 
 @torch.library.custom_op("gossamer::sparse_linear", mutates_args=())
@@ -260,4 +263,4 @@ def _(
     return dx, x.new_empty(shape[2] if wanted[1] else 0), x.new_empty(shape[0] if wanted[2] else 0)
 
 
-_linear_op.register_autograd(_gradients, setup_context=_setup)
+_linear_op.register_autograd(lambda ctx, dy: _gradients(ctx, dy, _backward_op), setup_context=_setup)
