@@ -56,6 +56,8 @@ def prune(
 
     Example: gossamer prune out/dense --sparsity 0.8 --exclude 'head.*' -o out/pruned
     """
+    import yaml
+
     from gossamer.report.experiment import make_recipe
     from gossamer.report.oneshot import prune as prune_saved
     from gossamer.training.config import RecipePart
@@ -67,7 +69,8 @@ def prune(
     known = config or (own if own.exists() else None)
     if known is None and model is None:
         raise ConfigError(f"{source} does not say which model it is of; give --model or --config")
-    options = {"pattern": pattern, "allocation": allocation, "only": only, "exclude": exclude}
+    share = yaml.safe_load(allocation) if allocation else None  # a name, or a part with its fields
+    options = {"pattern": pattern, "allocation": share, "only": only, "exclude": exclude}
     chosen = {"sparsity": sparsity} | {key: value for key, value in options.items() if value and value != PLAIN}
     settings = resolve(known, sets, model=model, data=data, seed=seed)
     settings = settings.model_copy(update={"recipe": RecipePart(name=score, options=chosen)})

@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gossamer.errors import DataError
+from gossamer.errors import ConfigError, DataError
 from gossamer.report.card import Comparison, ReportCard, comparison
 from gossamer.report.experiment import ROLES, card
 from gossamer.runs.folder import RunFolder, flat
+from gossamer.training.config import Config
 
 Outcome = Mapping[str, Any]
 
@@ -39,7 +40,13 @@ def outcomes(paths: Iterable[Path]) -> tuple[list[Outcome], list[str]]:
 
 def _result(folder: Path) -> Outcome | None:
     result = RunFolder(folder).result()
-    return result if result is not None and "card" in result else None
+    if result is None or "card" not in result:
+        return None
+    try:
+        Config(**result["config"])
+        return {**result, "fit": dict(result["fit"]), "calibration": dict(result["calibration"])}
+    except (ConfigError, KeyError, TypeError) as error:
+        raise DataError(f"the result in {folder} is of another version or damaged: {error}") from error
 
 
 def _unfinished(folder: Path) -> str:

@@ -108,13 +108,21 @@ def make_pattern(value: str | Mapping[str, Any]) -> Pattern:
 
 
 def make_parts(config: Config) -> tuple[Dataset, nn.Module, Recipe]:
-    """Data, freshly initialised model and recipe of a configuration; the seed decides order and weights."""
+    """Data, freshly initialised model and recipe of a configuration; the seed decides order and weights.
+
+    Raises:
+        ConfigError: unknown names and options, a recipe that would never update in so few steps. DataError: no data.
+    """
+    recipe = make_recipe(config.recipe.name, config.recipe.options)
+    for update in recipe.updates:
+        if update.when is not None:
+            update.when.check(config.train.steps)
     data = load(config.data.name, **{"seed": config.train.seed, **config.data.options})
     torch.manual_seed(config.train.seed)
     options = dict(config.model.options)
     if ":" not in config.model.name:
         options = {"shape": data.shape, "classes": data.classes, **options}
-    return data, build(config.model.name, **options), make_recipe(config.recipe.name, config.recipe.options)
+    return data, build(config.model.name, **options), recipe
 
 
 def run(
