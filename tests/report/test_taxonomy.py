@@ -20,11 +20,13 @@ OPTIONS = {
     "granet": {"every": 5},
     "grasp": {"samples": 4},
     "synflow": {"rounds": 5},
+    "sdgf_geometric": {"n": 1, "m": 2},
 }
+WITHOUT_SPARSITY = {"dense", *(name for name, row in TAXONOMIES.items() if row.pattern == "n:m")}
 
 
 def build(name):
-    wanted = {} if name in ("dense", "ste", "sr_ste", "asp") else {"sparsity": 0.5}
+    wanted = {} if name in WITHOUT_SPARSITY else {"sparsity": 0.5}
     return RECIPES[name](**wanted, **OPTIONS.get(name, {}))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gossamer.errors import unknown
 from gossamer.sparsify.allocation import Uniform
+from gossamer.sparsify.estimators import STE
 from gossamer.sparsify.recipe import Recipe
 from gossamer.sparsify.scores import Random
 from gossamer.sparsify.updates import PruneGrow
@@ -41,11 +42,16 @@ def _set(recipe: Recipe, field: str, value: Any) -> Recipe:
     return recipe.replace(updates=tuple(changed))
 
 
+def _plain_ste(recipe: Recipe) -> Recipe:
+    return recipe.replace(family=STE())
+
+
 MUTANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "random_prune_score": _random_prune_score,
     "random_growth": _random_growth,
     "no_growth": _no_growth,
     "mask_of_ones": _mask_of_ones,
+    "plain_ste": _plain_ste,
     "uniform_allocation": _uniform_allocation,
 }
 

@@ -23,7 +23,9 @@ from torch.nn import functional as F
 from gossamer.claims.cells import cell
 from gossamer.claims.protocol import Context
 from gossamer.claims.testbeds import one_thread
+from gossamer.data import Batches, Dataset
 from gossamer.data.digits import shifted_digits
+from gossamer.data.idx import mnist
 from gossamer.errors import MaskError, NumericsError, unknown
 from gossamer.metrics.classification import accuracy
 from gossamer.models.mlp import mlp
@@ -35,6 +37,7 @@ from gossamer.sparsify.sparsifier import Sparsifier
 
 HIDDEN = (320, 128)
 HIDDEN_LAYERS = Select(only=("fc*",))  # the head stays dense
+DATA: dict[str, Callable[..., Dataset]] = {"shifted_digits": shifted_digits, "mnist": mnist}
 
 Parameters = Iterable[nn.Parameter]
 OPTIMIZERS: dict[str, Callable[[Parameters], torch.optim.Optimizer]] = {
@@ -44,7 +47,13 @@ OPTIMIZERS: dict[str, Callable[[Parameters], torch.optim.Optimizer]] = {
 
 
 def train_nm(
-    recipe: Recipe | None, seed: int, *, steps: int = 1200, optimizer: str = "sgd", pretrain: int = 0
+    recipe: Recipe | None,
+    seed: int,
+    *,
+    steps: int = 1200,
+    optimizer: str = "sgd",
+    pretrain: int = 0,
+    data: str = "shifted_digits",
 ) -> dict[str, Any]:
     """Train and test once; the result is cached on disk.
 
@@ -52,27 +61,31 @@ def train_nm(
         recipe: the method, applied to the hidden layers; None trains dense.
         seed: of initial weights and data order.
         steps: optimiser steps. pretrain: dense steps before them, with an optimiser and a schedule of their own.
-        optimizer: of OPTIMIZERS.
+        optimizer: of OPTIMIZERS. data: of DATA.
     Returns:
         {"accuracy", "legal" (every group of the final weights obeys the pattern), "kept" (fraction), "sad" (entries
         whose mask differs from the first one, as a fraction), "flips" (per weight, whole run), "noise" (means of
         the last 10 rows of GradientNoise), "seconds"}.
     Raises:
-        NumericsError: the loss is NaN or infinite. ConfigError: an unknown optimiser.
+        NumericsError: the loss is NaN or infinite. ConfigError: an unknown optimiser or data set.
+        DataError: the data set is absent.
     """
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)
+    if data not in DATA:
+        raise unknown("data set", data, DATA)
     settings = {
         "recipe": recipe.to_yaml() if recipe else None,
         "seed": seed,
         "steps": steps,
         "optimizer": optimizer,
         "pretrain": pretrain,
+        "data": data,
     }
 
     def compute() -> dict[str, Any]:
         with one_thread():
-            return _train(recipe, seed, steps, optimizer, pretrain)
+            return _train(recipe, seed, steps, optimizer, pretrain, data)
 
     return cell("gossamer.claims.nm_testbed", settings, compute)
 
@@ -113,18 +126,19 @@ def _runner(workers: int) -> Iterator[Callable[[Recipe | None, int, dict[str, An
         pool.shutdown(cancel_futures=True)
 
 
-def _train(recipe: Recipe | None, seed: int, steps: int, optimizer: str, pretrain: int) -> dict[str, Any]:
+def _train(recipe: Recipe | None, seed: int, steps: int, optimizer: str, pretrain: int, name: str) -> dict[str, Any]:
     started = time.perf_counter()
+    data = DATA[name](seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = mlp(hidden=HIDDEN)
+        model = mlp(shape=data.shape, hidden=HIDDEN)
     if pretrain:
-        _fit(model, None, seed, pretrain, optimizer)
-    sparsifier, flips, noise = _fit(model, recipe, seed, steps, optimizer)
+        _fit(model, None, data.train, seed, pretrain, optimizer)
+    sparsifier, flips, noise = _fit(model, recipe, data.train, seed, steps, optimizer)
     legal = _legal(sparsifier)
     sparsifier.finalize()
     return {
-        "accuracy": _accuracy(model),
+        "accuracy": _accuracy(model, name),
         "legal": legal and _zeros_agree(model, sparsifier),
         "kept": sparsifier.density(),
         "sad": flips.rows[-1]["divergence"] / max(1, flips.total),
@@ -135,11 +149,10 @@ def _train(recipe: Recipe | None, seed: int, steps: int, optimizer: str, pretrai
 
 
 def _fit(
-    model: nn.Module, recipe: Recipe | None, seed: int, steps: int, optimizer: str
+    model: nn.Module, recipe: Recipe | None, train: Batches, seed: int, steps: int, optimizer: str
 ) -> tuple[Sparsifier, FlipLog, GradientNoise]:
     opt = OPTIMIZERS[optimizer](model.parameters())
     lr = opt.param_groups[0]["lr"]
-    train = shifted_digits(seed=seed).train
     chosen = recipe.replace(select=HIDDEN_LAYERS) if recipe else Recipe()
     sparsifier = Sparsifier(model, opt, chosen, steps, seed=seed)
     flips, noise = FlipLog(sparsifier), GradientNoise(sparsifier)
@@ -172,13 +185,13 @@ def _zeros_agree(model: nn.Module, sparsifier: Sparsifier) -> bool:
 
 
 @cache
-def _test_tensors() -> tuple[Tensor, Tensor]:
-    x, y = shifted_digits().test.tensors()
+def _test_tensors(name: str) -> tuple[Tensor, Tensor]:
+    x, y = DATA[name]().test.tensors()
     return x, y
 
 
-def _accuracy(model: nn.Module) -> float:
-    x, y = _test_tensors()
+def _accuracy(model: nn.Module, name: str) -> float:
+    x, y = _test_tensors(name)
     model.eval()
     with torch.no_grad():
         return accuracy(model(x), y)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 # slug -> module that holds `PAPER`; a paper is in the table when its module is written
 PAPERS: dict[str, str] = {
     "granet": "gossamer.papers.granet",
+    "progressive-gradient-flow": "gossamer.papers.progressive_gradient_flow",
     "random-pruning": "gossamer.papers.random_pruning",
+    "sr-ste": "gossamer.papers.sr_ste",
 }
 
 
