@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _VERBS = {
+    "compile": "gossamer.engine.compiler",
     "Recipe": "gossamer.sparsify.recipe",
     "Sparsifier": "gossamer.sparsify.sparsifier",
     "prune_": "gossamer.recipes.oneshot",

@@ -1,0 +1,16 @@
+// Element-wise steps that only whole networks need.
+#pragma once
+#include <cstdint>
+
+#include "../core/dispatch.hpp"
+
+namespace gossamer {
+
+struct EngineKernels {
+  // Rows [begin, end) of y = x * factor[row].
+  void (*scale)(const float* x, const float* factor, float* y, int64_t length, int64_t begin, int64_t end);
+};
+
+GOSSAMER_DISPATCH(EngineKernels, engine_kernels)
+
+}  // namespace gossamer

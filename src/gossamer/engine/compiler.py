@@ -1,0 +1,251 @@
+"""`gossamer.compile`: a trained network as a plan that is never slower than torch on this machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gossamer.engine import tune
+from gossamer.engine.assemble import Choice, assemble
+from gossamer.engine.capture import capture
+from gossamer.engine.executor import Executor
+from gossamer.engine.fuse import fuse
+from gossamer.engine.graph import Graph, Node
+from gossamer.engine.packing import DENSE, ROW_FORMATS, TORCH, Packer, density
+from gossamer.engine.report import LayerReport, PlanReport
+from gossamer.engine.runtime import Plan, check_input, checked_threads
+from gossamer.errors import ConfigError, GossamerError, unknown
+from gossamer.kernels import native
+
+EAGER, CHANNELS_LAST = "torch eager", "torch channels_last"
+MODES = ("plan", "modules")
+
+
+def compile(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    mode: Literal["plan", "modules"] = "plan",
+    threads: int | None = None,
+) -> Any:
+    """Make a trained, sparse network fast on this processor.
+
+    Normalisation is folded, activations and residual additions are fused, and each layer gets the format that
+    measured fastest on this machine, dense ones included; measurements are kept under $GOSSAMER_CACHE (default
+    ~/.cache/gossamer). The whole plan then runs against torch, and torch is kept if it is faster.
+
+    Args:
+        model: in evaluation mode. Weights are copied: later changes need a new compilation.
+        example: float32 (batch, ...); later inputs may have any batch size but need the same other sizes.
+        mode: "plan" compiles the whole network; "modules" replaces linear layers and 1x1 convolutions of `model`,
+            in place, where that is faster, so that it stays a module for torch.compile or transformers.
+        threads: fixed number; None follows torch.get_num_threads().
+    Returns:
+        a `CompiledPlan` for "plan", the model itself for "modules".
+    Raises:
+        ConfigError: the model is in training mode or not float32 on the CPU; an unknown mode; threads below 1.
+    """
+    if mode not in MODES:
+        raise unknown("mode", mode, MODES)
+    checked_threads(threads)
+    _check(model, example)
+    if mode == "modules":
+        from gossamer.engine.modules import swap_modules
+
+        return swap_modules(model, example, threads)
+    return CompiledPlan(model, example.detach().contiguous(), threads)
+
+
+def _check(model: nn.Module, example: Any) -> None:
+    if any(module.training for module in model.modules()):
+        name = next(name for name, module in model.named_modules() if module.training)
+        raise ConfigError(f"the model{f' ({name})' if name else ''} is in training mode; call model.eval() first")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.dtype in (torch.float64, torch.float16, torch.bfloat16) or tensor.dtype.is_complex:
+            raise ConfigError(f"a plan computes in float32, but {name} is {tensor.dtype}; use model.float()")
+        if tensor.device.type != "cpu":
+            raise ConfigError(f"a plan runs on the CPU, but {name} is on {tensor.device}; use model.cpu()")
+    if isinstance(example, Tensor):
+        check_input(tuple(example.shape), str(example.dtype), tuple(example.shape[1:]))
+        if example.dim() < 2 or not example.numel():
+            raise ConfigError(f"the example needs a batch and at least one feature, got shape {tuple(example.shape)}")
+
+
+class CompiledPlan(Plan):
+    """A network compiled in this process. `gossamer.Plan.load` gives its saved form.
+
+    Called with a float32 tensor (batch, *input_shape) it returns a tensor, with a numpy array an array.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, threads: int | None) -> None:
+        if not isinstance(example, Tensor):
+            raise ConfigError(f"a plan is compiled for one example tensor, got {type(example).__name__}")
+        self._model = copy.deepcopy(model)
+        self.threads = checked_threads(threads)
+        self.input_shape = tuple(example.shape[1:])
+        self._fast: Executor | None = None
+        self._native: Executor | None = None
+        self._peers: dict[str, Callable[[Tensor], Any]] = {EAGER: self._model}
+        self._report = PlanReport(
+            runs=EAGER, threads=self._thread_count(), level=native.level(), batch=len(example)
+        )
+        with torch.no_grad():
+            self._build(example)
+
+    # ---- running
+
+    def __call__(self, x: Any) -> Any:
+        """The network's output, of the type of `x`.
+
+        Raises:
+            ShapeError: shapes unlike the example's. ConfigError: not float32, or on another device.
+        """
+        if isinstance(x, np.ndarray):
+            return self(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+        if not isinstance(x, Tensor) or x.device.type != "cpu":
+            raise ConfigError(f"a plan takes a CPU tensor or a numpy array, got {type(x).__name__}")
+        check_input(tuple(x.shape), str(x.dtype), self.input_shape)
+        if self._batch not in (None, len(x)):
+            raise ConfigError(f"this model fixes the batch size to {self._batch} in its code, the input has {len(x)}")
+        with torch.no_grad():
+            if self._report.runs == "plan" and self._fast is not None:
+                return self._fast(x.contiguous(), self._thread_count())
+            return self._peers[self._report.runs](x)
+
+    def _thread_count(self) -> int:
+        return self.threads or native.threads()
+
+    # ---- compiling
+
+    def _build(self, example: Tensor) -> None:
+        self._batch: int | None = None
+        try:
+            native_reason = "" if native.extension() is not None else "the compiled kernels are missing or switched off"
+            graph = None if native_reason else capture(self._model, example)
+        except ConfigError:
+            raise
+        except GossamerError as error:
+            graph, native_reason = None, str(error)
+        if graph is None or graph.source == graph.result:
+            self._report.breaks.append(f"everything runs through torch: {native_reason or 'there is nothing to compute'}")
+            return
+        self._batch = graph.batch
+        if graph.batch is not None:
+            self._report.breaks.append(f"the model's code fixes the batch size to {graph.batch}")
+        fuse(graph)
+        self._tune(graph, example)
+        self._compare(example)
+
+    def _tune(self, graph: Graph, example: Tensor) -> None:
+        packer, threads, images = Packer(), self._thread_count(), len(example)
+        times = tune.measure(graph, example, threads, packer)
+        by_id = {id(node): node for node in graph.nodes}
+        choices = {key: tune.choose(by_id[key], found, images) for key, found in times.items()}
+        own = {key: tune.best_native(by_id[key], found, images) for key, found in times.items()}
+        fast = Executor(graph, assemble(graph, choices, packer))
+        portable = fast if choices == own else Executor(graph, assemble(graph, own, packer))
+        if portable is not fast:  # every change between torch and native steps costs; is it worth it?
+            raced = tune.race({"mixed": lambda: fast(example, threads), "own": lambda: portable(example, threads)}, 0.6)
+            if raced["own"] <= raced["mixed"]:
+                fast, choices = portable, own
+        self._fast, self._native = fast, portable
+        measured = tune.fastest_steps(fast, example, threads)
+        self._report.layers = [
+            _layer(node, choices.get(id(node)), times.get(id(node), {}), measured.get(id(node)), images)
+            for node in graph.nodes
+        ]
+        self._report.breaks += [
+            f"{node.name}: {node.reason}" for node in graph.nodes if node.op == "torch" and node.reason
+        ]
+
+    def _compare(self, example: Tensor) -> None:
+        """Race the plan against torch; a plan that computes something else than torch is a bug, and refused."""
+        fast, threads = self._fast, self._thread_count()
+        assert fast is not None
+        _check_equal(self._model(example), fast(example, threads))
+        runners: dict[str, Callable[[], Any]] = {
+            "plan": lambda: fast(example, threads),
+            EAGER: lambda: self._model(example),
+        }
+        last = example
+        if example.dim() == 4:
+            model = copy.deepcopy(self._model).to(memory_format=torch.channels_last)
+            last = example.to(memory_format=torch.channels_last)
+            self._peers[CHANNELS_LAST] = lambda x: model(x.to(memory_format=torch.channels_last)).contiguous()
+            runners[CHANNELS_LAST] = lambda: model(last)
+        self._report.milliseconds = tune.race(runners)
+        best = min(self._report.milliseconds, key=lambda name: self._report.milliseconds[name])
+        self._report.runs = best
+        if best in self._peers:
+            self._peers = {best: self._peers[best]}
+
+    # ---- files
+
+    def save(self, path: str | Path) -> None:
+        """Write one flat file that `Plan.load` runs without torch.
+
+        Layers that torch would run faster here are written in their best native format.
+
+        Raises:
+            ConfigError: parts of the network run through torch only (they are named).
+        """
+        found = self._native
+        if found is None or not found.assembly.is_native:
+            raise ConfigError(f"this plan cannot be saved, parts need torch: {'; '.join(self._report.breaks)}")
+        graph = found.graph
+        output = tuple(graph.output_shape or ())
+        Plan(found.machine, graph.source, graph.result, self.input_shape, output, self._report).save(path)
+
+
+def _check_equal(wanted: Any, found: Any) -> None:
+    """Raises GossamerError where the plan's output differs from the model's by more than rounding."""
+    is_same = wanted.shape == found.shape
+    bound = 1e-3 * max(1e-6, float(wanted.abs().max()))
+    difference = float((wanted - found).abs().max()) if is_same else float("inf")
+    if not is_same or (difference > bound and bool(torch.isfinite(wanted).all())):
+        raise GossamerError(
+            f"the plan's output {tuple(found.shape)} differs from the model's {tuple(wanted.shape)} by {difference:.3g}; "
+            "please report this model"
+        )
+
+
+def _layer(
+    node: Node, choice: Choice | None, times: dict[str, float], measured: float | None, images: int
+) -> LayerReport:
+    kind = node.op
+    if node.op == "conv":
+        kind = f"conv {node.shape[3]}x{node.shape[4]}"
+    if choice is None:
+        runs = "torch" if node.op == "torch" else "native"
+        return LayerReport(node.name, kind, runs, density(node), None, None, measured, node.reason)
+    runs = choice.kind
+    if tune.uses_rows(node, images) and choice.rows and choice.kind != TORCH:
+        runs = choice.rows
+    dense = {name: t for name, t in times.items() if name in (DENSE, TORCH, *(() if _sparse(node) else ROW_FORMATS))}
+    return LayerReport(
+        node.name, kind, runs, density(node), times.get(runs), min(dense.values(), default=None), measured,
+        _why_dense(node, runs, times),
+    )  # fmt: skip
+
+
+def _sparse(node: Node) -> bool:
+    return (density(node) or 0.0) < 1
+
+
+def _why_dense(node: Node, runs: str, times: dict[str, float]) -> str:
+    kept = density(node) or 0.0
+    if kept == 1:
+        return "it has no zeros"
+    if runs not in (DENSE, TORCH):
+        return ""
+    sparse = {name: t for name, t in times.items() if name not in (DENSE, TORCH)}
+    if not sparse:
+        return "no sparse candidate"
+    best = min(sparse, key=lambda name: sparse[name])
+    return f"{best} took {sparse[best]:.0f} us: {100 * (1 - kept):.0f} % zeros do not pay at this size"

@@ -1,0 +1,78 @@
+"""Candidates for a layer: its weight in each format that may pay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gossamer.engine.graph import Node
+from gossamer.kernels.formats import PackedWeight, pack_bitmap, pack_block, pack_csr16, pack_csr_panel
+
+DENSE = "dense"  # blocks of 8 with explicit zeros: the engine's own dense kernel
+TORCH = "torch"
+FEW_VECTORS = 8  # kFewVectors in csrc/engine/program.cpp
+MOST_CSR_DENSITY = 0.9  # above it an index for each weight never pays
+_TINY = 1e-38
+
+
+def pack_dense(weight: Tensor) -> PackedWeight:
+    """All blocks of 8, whatever is in them."""
+    packed = pack_block(torch.where(weight == 0, _TINY, weight), 8)
+    packed.values[packed.values == _TINY] = 0
+    return packed
+
+
+FORMATS: dict[str, Callable[[Tensor], PackedWeight]] = {
+    DENSE: pack_dense,
+    "csr_panel": pack_csr_panel,
+    "block 4": lambda weight: pack_block(weight, 4),
+    "block 8": lambda weight: pack_block(weight, 8),
+    "block 16": lambda weight: pack_block(weight, 16),
+}
+ROW_FORMATS: dict[str, Callable[[Tensor], PackedWeight]] = {
+    "bitmap": pack_bitmap,
+    "csr16": pack_csr16,
+}
+
+
+def density(node: Node) -> float | None:
+    """Kept fraction of the weights."""
+    if node.weight is None or node.op not in ("conv", "linear", "depthwise"):
+        return None
+    return int(torch.count_nonzero(node.weight)) / max(1, node.weight.numel())
+
+
+def candidates(node: Node) -> list[str]:
+    """Formats worth measuring for a convolution or a fully connected layer with many vectors."""
+    kept = density(node) or 0.0
+    found = [DENSE]
+    if kept < 1:
+        found += ["block 4", "block 8", "block 16"]
+    if kept <= MOST_CSR_DENSITY:
+        found.append("csr_panel")
+    return found
+
+
+def row_candidates(node: Node) -> list[str]:
+    """Formats worth measuring for a fully connected layer with few vectors."""
+    assert node.weight is not None
+    if node.op != "linear" or node.shape[0] >= FEW_VECTORS:
+        return []
+    return ["bitmap", *(["csr16"] if (density(node) or 0) < 0.4 and node.weight.shape[1] <= 1 << 16 else [])]
+
+
+class Packer:
+    """Packs each weight once for each format."""
+
+    def __init__(self) -> None:
+        self._done: dict[tuple[int, str], PackedWeight] = {}
+
+    def __call__(self, node: Node, kind: str) -> PackedWeight:
+        key = (id(node), kind)
+        if key not in self._done:
+            assert node.weight is not None
+            make = FORMATS.get(kind) or ROW_FORMATS[kind]
+            self._done[key] = make(node.weight)
+        return self._done[key]

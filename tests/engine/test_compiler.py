@@ -1,0 +1,211 @@
+"""gossamer.compile: the same outputs, the same bits, and refusals that say why."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gossamer
+from gossamer.engine import tune
+from gossamer.errors import ConfigError, ShapeError
+from gossamer.kernels import native
+from gossamer.models.zoo import build
+
+pytestmark = pytest.mark.skipif(native.extension() is None, reason="needs the compiled kernels")
+
+
+def relative(found, wanted) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+
+
+def compiled(model, *shape, batch=1, **options):
+    return gossamer.compile(model, torch.randn(batch, *shape), **options)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_digits_network_computes_what_torch_computes(digits, batch):
+    plan = compiled(digits, 1, 16, 16)
+    x = torch.randn(batch, 1, 16, 16)
+    with torch.no_grad():
+        assert relative(plan(x), digits(x)) < 1e-4
+    assert plan.report().runs == "plan"
+    assert plan.report().speedup > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mobilenet-v1", (3, 32, 32)), ("mobilenet-v2", (3, 32, 32)), ("resnet-20", (3, 32, 32)), ("lenet-5", (1, 28, 28)),
+     ("resnet-18", (3, 32, 32)), ("mlp", (1, 8, 8)), ("efficientnet-b0", (3, 32, 32)), ("vit-tiny", (3, 32, 32))],
+)  # fmt: skip
+def test_whole_networks(pruned, name, shape, monkeypatch):
+    monkeypatch.setattr(tune, "SECONDS", 0.0)
+    torch.manual_seed(1)
+    model = pruned(build(name, shape=shape))
+    plan = compiled(model, *shape)
+    for batch in (1, 3):
+        x = torch.randn(batch, *shape)
+        with torch.no_grad():
+            wanted = model(x)
+            assert relative(plan._fast(x, 1), wanted) < 1e-4  # also where torch is faster
+            assert relative(plan(x), wanted) < 1e-4
+
+
+def test_one_and_two_threads_give_the_same_bits(digits):
+    plan = compiled(digits, 1, 16, 16)
+    x = torch.randn(5, 1, 16, 16)
+    assert torch.equal(plan._fast(x, 1), plan._fast(x, 2))
+
+
+def test_several_plans_in_several_threads(pruned, digits):
+    plans = [compiled(digits, 1, 16, 16), compiled(pruned(build("mobilenet-digits"), 0.5), 1, 16, 16)]
+    xs = [torch.randn(3, 1, 16, 16) for _ in range(4)]
+    wanted = [[plan(x) for x in xs] for plan in plans]
+    wrong = []
+
+    def work(which: int) -> None:
+        for _ in range(20):
+            wrong.extend(i for i, x in enumerate(xs) if not torch.equal(plans[which](x), wanted[which][i]))
+
+    workers = [threading.Thread(target=work, args=(i % 2,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_numpy_in_numpy_out(digits):
+    plan = compiled(digits, 1, 16, 16)
+    x = torch.randn(2, 1, 16, 16)
+    found = plan(x.numpy())
+    assert isinstance(found, np.ndarray)
+    assert np.array_equal(found, plan(x).numpy())
+
+
+def test_inputs_in_any_memory_order(digits):
+    plan = compiled(digits, 1, 16, 16)
+    x = torch.randn(2, 1, 16, 16)
+    assert torch.equal(plan(x.transpose(2, 3).contiguous().transpose(2, 3)), plan(x))
+
+
+def test_an_empty_batch_gives_an_empty_output(digits):
+    assert compiled(digits, 1, 16, 16)(torch.empty(0, 1, 16, 16)).shape == (0, 10)
+
+
+def test_later_changes_of_the_model_do_not_reach_the_plan(pruned, digits):
+    model = pruned(build("mobilenet-digits"))
+    plan = compiled(model, 1, 16, 16)
+    x = torch.randn(1, 1, 16, 16)
+    before = plan(x)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert torch.equal(plan(x), before)
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.sum() > 0 else x - 1
+
+
+def test_control_flow_that_depends_on_data_runs_through_torch():
+    plan = compiled(Branches().eval(), 4)
+    report = plan.report()
+    assert report.runs == "torch eager"
+    assert "trace" in report.breaks[0]
+    for x in (torch.ones(2, 4), -torch.ones(2, 4)):
+        assert torch.equal(plan(x), Branches()(x))
+
+
+class Odd(nn.Module):
+    """An operator without kernel between two with one, and in-place operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        y = torch.relu_(self.a(x))
+        z = torch.cumsum(y, 1)
+        z.mul_(0.5)
+        return torch.softmax(self.b(z) + y, 1).flatten(1)
+
+
+def test_an_unsupported_operator_runs_through_torch_and_is_reported(pruned):
+    model = pruned(Odd(), 0.5)
+    plan = compiled(model, 3, 12, 12)
+    assert any("cumsum" in reason for reason in plan.report().breaks)
+    for batch in (1, 4):
+        x = torch.randn(batch, 3, 12, 12)
+        with torch.no_grad():
+            assert relative(plan._fast(x, 1), model(x)) < 1e-4
+    with pytest.raises(ConfigError, match=r"cannot be saved.*cumsum"):
+        plan.save("never")
+
+
+def test_a_grouped_and_a_dilated_convolution_and_pools(pruned):
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2), nn.BatchNorm2d(8), nn.Hardswish(), nn.MaxPool2d(3, 2, 1),
+        nn.AvgPool2d(2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, (1, 3), padding="same"), nn.GELU(), nn.Flatten(),
+        nn.Linear(8 * 3 * 4, 5),
+    )  # fmt: skip
+    model = pruned(model, 0.3)
+    plan = compiled(model, 4, 12, 16, batch=2)
+    assert not plan.report().breaks
+    x = torch.randn(3, 4, 12, 16)
+    with torch.no_grad():
+        assert relative(plan._fast(x, 1), model(x)) < 1e-4
+
+
+def test_a_training_model_is_refused(digits):
+    with pytest.raises(ConfigError, match=r"training mode; call model.eval"):
+        compiled(build("mobilenet-digits"), 1, 16, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.float16])
+def test_other_dtypes_are_refused(digits, dtype):
+    with pytest.raises(ConfigError, match="float32"):
+        gossamer.compile(digits, torch.zeros(1, 1, 16, 16, dtype=dtype))
+    with pytest.raises(ConfigError, match="float32"):
+        compiled(digits, 1, 16, 16)(torch.zeros(1, 1, 16, 16, dtype=dtype))
+
+
+def test_a_double_model_is_refused():
+    with pytest.raises(ConfigError, match=r"fc1.weight is torch.float64"):
+        compiled(build("mlp", shape=(1, 8, 8)).double().eval(), 1, 8, 8)
+
+
+def test_other_shapes_are_refused(digits):
+    plan = compiled(digits, 1, 16, 16)
+    for shape in ((1, 1, 15, 16), (1, 16, 16), (1, 3, 16, 16)):
+        with pytest.raises(ShapeError, match=r"compiled for \(batch, 1, 16, 16\)"):
+            plan(torch.zeros(shape))
+
+
+def test_zero_threads_are_refused(digits):
+    with pytest.raises(ConfigError, match="threads must be at least 1"):
+        compiled(digits, 1, 16, 16, threads=0)
+
+
+def test_an_unknown_mode_is_refused(digits):
+    with pytest.raises(ConfigError, match="did you mean 'plan'"):
+        compiled(digits, 1, 16, 16, mode="plans")
+
+
+def test_measurements_are_cached(digits, monkeypatch):
+    compiled(digits, 1, 16, 16)
+    monkeypatch.setattr(tune, "_torch_time", None)  # a second measurement would fail
+    compiled(digits, 1, 16, 16)
+
+
+def test_the_report_names_every_layer(digits):
+    report = compiled(digits, 1, 16, 16).report()
+    text = str(report)
+    for name in ("stem.conv", "blocks.0.depthwise.conv", "blocks.4.pointwise.conv", "head.fc", "torch eager"):
+        assert name in text
+    layers = {layer.layer: layer for layer in report.layers}
+    assert layers["stem.conv"].why == "it has no zeros"
+    assert layers["blocks.4.pointwise.conv"].density == pytest.approx(0.1, abs=0.01)
+    assert all(layer.measured_us is not None for layer in report.layers)
