@@ -121,6 +121,8 @@ def test_sigterm_saves_too_and_ends_with_143(tmp_path):
         (["-r", "nowhere.yaml"], 2, "cannot read the recipe nowhere.yaml"),
         (["-r", "rigl", "--steps", "50"], 2, "no mask update would happen"),
         (["--device", "tpu"], 2, "did you mean 'cpu'"),
+        (["--model", "vgg-19", "--set", "model.options.shape=[3,32,32]"], 2, "cannot take an input of shape (1, 8, 8)"),
+        (["--set", "task=regression"], 2, "task=classification"),
         (["--steps", "0"], 2, "train.steps = 0"),
         (["--config", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["--tracker", "tensorbord", "--steps", "2"], 2, "did you mean 'tensorboard'"),

@@ -74,7 +74,7 @@ def main() -> NoReturn:
         finally:
             sys.stdout.flush()  # here, where a reader that went away can still be handled
     except Interrupted as stop:
-        say(f"gossamer: {stop}")
+        say(f"gossamer: {stop}; what was finished or saved is kept")
         sys.exit(stop.code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

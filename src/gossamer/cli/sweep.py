@@ -75,9 +75,9 @@ def sweep(
         return
     done = run_all(jobs, run_job, output, slots, lambda name, failure: say(f"  {name}: {failure or 'done'}"))
     if done.failures:
-        names = ", ".join(done.failures)
+        failed = ", ".join(done.failures)
         raise GossamerError(
-            f"{len(done.failures)} of {len(jobs)} trainings failed: {names}. Each folder's error.txt says why"
+            f"{len(done.failures)} of {len(jobs)} trainings failed: {failed}. Each folder's error.txt says why"
         )
     chosen = {
         arm: choose([[done.results[job.name] for job in _jobs(p, seeds)] for p in points])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gossamer import __version__
 from gossamer.data import Dataset, load
-from gossamer.errors import ConfigError, unknown
+from gossamer.errors import ConfigError, ShapeError, unknown
 from gossamer.metrics.calibration import ece, nll
 from gossamer.models import build
 from gossamer.recipes import RECIPES
@@ -118,11 +118,39 @@ def make_parts(config: Config) -> tuple[Dataset, nn.Module, Recipe]:
         if update.when is not None:
             update.when.check(config.train.steps)
     data = load(config.data.name, **{"seed": config.train.seed, **config.data.options})
+    if config.task not in (data.kind, "reconstruction"):
+        raise ConfigError(
+            f"data set {config.data.name!r} is for {data.kind}: set task={data.kind} (it is {config.task})"
+        )
     torch.manual_seed(config.train.seed)
     options = dict(config.model.options)
     if ":" not in config.model.name:
         options = {"shape": data.shape, "classes": data.classes, **options}
-    return data, build(config.model.name, **options), recipe
+    model = build(config.model.name, **options)
+    check_inputs(model, data, config)
+    return data, model, recipe
+
+
+@torch.no_grad()
+def check_inputs(model: nn.Module, data: Dataset, config: Config) -> None:
+    """Try one sample; changes neither the model nor the random state.
+
+    Raises:
+        ShapeError: the model cannot take inputs of this shape.
+    """
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model.eval()(data.test.batch(0)[0][:1])
+    except (RuntimeError, IndexError, TypeError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ShapeError(
+            f"model {config.model.name!r} cannot take an input of shape {tuple(data.shape)} of the data set "
+            f"{config.data.name!r}: {reason}"
+        ) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
 
 
 def run(

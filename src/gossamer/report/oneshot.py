@@ -10,7 +10,7 @@ import torch
 
 from gossamer.data import Dataset, load
 from gossamer.models import build, load_weights
-from gossamer.report.experiment import TASKS, make_recipe, outcome_of
+from gossamer.report.experiment import TASKS, check_inputs, make_recipe, outcome_of
 from gossamer.report.measure import run_fields
 from gossamer.runs.folder import RunFolder
 from gossamer.runs.model_files import save_model
@@ -45,6 +45,8 @@ def prune(
     recipe = make_recipe(config.recipe.name, config.recipe.options)
     task = TASKS[config.task](_model(config, data))
     load_weights(task.model, weights)
+    if data:
+        check_inputs(task.model, data, config)
     before = task.evaluate(data.test) if data else None
     sparsifier = Sparsifier(
         task.model,
