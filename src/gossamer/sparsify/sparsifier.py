@@ -21,6 +21,7 @@ from .groups import Group, entry_masks, select
 from .patterns import Pattern
 from .recipe import Recipe
 from .statistics import FORWARD, Statistics
+from .stores import Store
 from .updates import Change, GrowTo, PruneGrow, SetTo, Update
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Sparsifier:
         self._flips = 0
         self._install()
         self._initialise()
+        self._stores: list[Store] = []
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -217,7 +219,10 @@ class Sparsifier:
         if not self.groups and not self.recipe.regularizers:
             return
         if self.wants_dense_gradient():
-            self.statistics.observe({name: p.grad for name, p in self._parameters.items()})
+            gradients = {name: p.grad for name, p in self._parameters.items()}
+            for store in self._stores:
+                gradients |= store.gradients()
+            self.statistics.observe(gradients)
         for regularizer in self.recipe.regularizers:
             regularizer.add(self.model, self._entry, self.time)
         family = self.recipe.family
@@ -257,6 +262,8 @@ class Sparsifier:
         self.statistics.commit()
         self.statistics.disarm()
         updates = [] if self._frozen() else self.due(self.step)
+        for store in self._stores if updates else ():
+            store.write_back()
         for update in updates:
             self._apply(update)
         self._weight_operations()
@@ -266,12 +273,21 @@ class Sparsifier:
         if updates:
             self._record()
             self.statistics.release()
+            for store in self._stores:
+                store.read(updated=True)
         self._prepare_next()
 
     def _prepare_next(self) -> None:
         """Arm forward collectors if the coming step ends with an update that reads them."""
         if any(u.needs & FORWARD for u in self.due(self.step + 1)):
             self.statistics.arm(self.model)
+        for store in self._stores:
+            store.expect(self.wants_dense_gradient())
+
+    def attach(self, store: Store) -> None:
+        """Let `store` hold the entries of some weights from now on; `remove` and `finalize` release it."""
+        self._stores.append(store)
+        store.expect(self.wants_dense_gradient())
 
     def _frozen(self) -> bool:
         """Whether a family with a freeze time has its final mask."""
@@ -438,6 +454,8 @@ class Sparsifier:
         self._refresh_entries()
         self.statistics.disarm()
         self._recompute_forward()
+        for store in self._stores:
+            store.read(updated=False)
         self._prepare_next()
 
     def remove(self) -> None:
@@ -445,6 +463,9 @@ class Sparsifier:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        for store in self._stores:
+            store.release()
+        self._stores = []
         self.statistics.disarm()
 
     @torch.no_grad()
