@@ -16,6 +16,7 @@ PAPERS: dict[str, str] = {
     "progressive-gradient-flow": "gossamer.papers.progressive_gradient_flow",
     "random-pruning": "gossamer.papers.random_pruning",
     "sr-ste": "gossamer.papers.sr_ste",
+    "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
 }
 
 

@@ -114,12 +114,15 @@ def _itop(ctx: Context) -> Measured:
 
 def _pairs() -> dict[str, tuple[Recipe, Recipe]]:
     """Recipes that must train to the same bits."""
-    every, end = Every(100), Every(100, stop=0.5)
+    every, end = Every(20), Every(20, stop=0.5)
     start, move = SetTo(Random(), 0.1, ERK()), PruneGrow(Cosine(0.5, 0.005), Magnitude(), Gradient(), every)
     still = PruneGrow(Constant(0.0), Magnitude(), Gradient(), every, rounding="ceil")
     fall = PruneTo(Cubic(1.0, 0.1), when=end)
     return {
-        "without regeneration it is GMP": (Recipe("a", updates=(fall, still)), recipes.gmp(0.9).replace(name="a")),
+        "without regeneration it is GMP": (
+            Recipe("a", updates=(fall, still)),
+            recipes.gmp(0.9, every=20).replace(name="a"),
+        ),
         "at constant sparsity it is RigL": (
             Recipe("a", updates=(start, PruneTo(Cubic(0.1, 0.1), when=end), move)),
             Recipe("a", updates=(start, move)),
@@ -130,7 +133,7 @@ def _pairs() -> dict[str, tuple[Recipe, Recipe]]:
 def _identities(ctx: Context) -> Measured:
     differing = {}
     for name, (one, two) in _pairs().items():
-        arms = train_arms(ctx, {"one": one, "two": ctx.recipe(two)}, steps=600, hidden=(64,))
+        arms = train_arms(ctx, {"one": one, "two": ctx.recipe(two)}, steps=160, hidden=(32,))
         keys = ("accuracy", "nll", "auroc", "fgsm_accuracy", "layers", "itop_rate")
         rows = zip(arms["one"], arms["two"], strict=True)
         differing[name] = float(sum(a[key] != b[key] for a, b in rows for key in keys))
