@@ -299,6 +299,10 @@ class Sparsifier:
         return freeze is not None and not self._frozen() and self.time >= freeze
 
     def _weight_operations(self) -> None:
+        for regularizer in self.recipe.regularizers:
+            if hasattr(regularizer, "after_step"):
+                rate = lambda p: self._group_of(p)["lr"]  # noqa: E731
+                regularizer.after_step(self.model, self._entry, self.time, rate)
         if not self._frozen():
             for operation in self.recipe.weight_ops:
                 for name, mask in self._entry.items():
