@@ -46,12 +46,17 @@ def _plain_ste(recipe: Recipe) -> Recipe:
     return recipe.replace(family=STE())
 
 
+def _no_weight_ops(recipe: Recipe) -> Recipe:
+    return recipe.replace(weight_ops=())
+
+
 MUTANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "random_prune_score": _random_prune_score,
     "random_growth": _random_growth,
     "no_growth": _no_growth,
     "mask_of_ones": _mask_of_ones,
     "plain_ste": _plain_ste,
+    "no_weight_ops": _no_weight_ops,
     "uniform_allocation": _uniform_allocation,
 }
 

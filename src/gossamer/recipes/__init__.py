@@ -11,6 +11,7 @@ from .gradual import gmp, granet
 from .nm import asp, sr_ste, ste
 from .procedures import imp, train_prune_finetune
 from .progressive import mdgf_exponential, mdgf_linear, sdgf_geometric, sdgf_stepwise
+from .shrinkage import iss_h, iss_p, iss_r, scratch
 from .soups import sms, soup_after
 from .static import dense, grasp, magnitude, random, snip, synflow
 
@@ -33,6 +34,10 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "mdgf_exponential": mdgf_exponential,
     "sdgf_stepwise": sdgf_stepwise,
     "sdgf_geometric": sdgf_geometric,
+    "iss_p": iss_p,
+    "iss_h": iss_h,
+    "iss_r": iss_r,
+    "scratch": scratch,
 }
 
 __all__ = [
@@ -43,12 +48,16 @@ __all__ = [
     "granet",
     "grasp",
     "imp",
+    "iss_h",
+    "iss_p",
+    "iss_r",
     "itop",
     "magnitude",
     "mdgf_exponential",
     "mdgf_linear",
     "random",
     "rigl",
+    "scratch",
     "sdgf_geometric",
     "sdgf_stepwise",
     "set_",

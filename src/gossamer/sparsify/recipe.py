@@ -12,7 +12,7 @@ import yaml
 from ..errors import ConfigError, unknown
 from ..maths import schedules
 from ..maths.schedules import Steps
-from . import allocation, estimators, patterns, regularizers, updates, weight_ops
+from . import allocation, estimators, lowest, patterns, regularizers, updates, weight_ops
 from .groups import Select
 from .patterns import Pattern, Unstructured
 from .scores import SCORES
@@ -103,6 +103,7 @@ PARTS: dict[str, type] = {
     "prune_to": updates.PruneTo,
     "prune_grow": updates.PruneGrow,
     "grow_to": updates.GrowTo,
+    "rank_lowest": lowest.RankLowest,
     "freeze": updates.Freeze,
     "l1": regularizers.L1,
     "l2": regularizers.L2,
