@@ -120,7 +120,7 @@ def sparse_peers(weight: Tensor, x: Tensor) -> dict[str, Run]:
 
 def ours(weight: Tensor, x: Tensor, block: int) -> Run:
     """The kernel as a compiled plan calls it: into memory that is there already, as torch.mm's `out`."""
-    packed = pack_csr_panel(weight) if block == 1 else pack_block(weight, block)
+    packed = pack_csr_panel(weight, pixels=x.shape[1]) if block == 1 else pack_block(weight, block)
     image, out = x.view(1, x.shape[0], 1, -1), torch.empty(weight.shape[0], x.shape[1])
     extension = native.extension()
     if extension is None:

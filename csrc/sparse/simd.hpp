@@ -27,6 +27,14 @@ GOSSAMER_INLINE void prefetch(const float* p) {
   (void)p;
 #endif
 }
+// The same, into the second-level cache.
+GOSSAMER_INLINE void prefetch_far(const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  (void)p;
+#endif
+}
 
 #if defined(__AVX512F__)
 

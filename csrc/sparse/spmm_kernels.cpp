@@ -5,17 +5,22 @@ namespace gossamer::GOSSAMER_NS {
 namespace {
 
 // A register tile holds kRows x T sums: x vectors and weights are each used several times from registers.
-constexpr int kWidest1 = kRegisters == 32 ? 13 : 12;  // tiles of one row
+constexpr int kWidest1 = 8;                           // tiles of one row: wider ones leave the first-level cache
 constexpr int kWidest4 = kRegisters == 32 ? 6 : 3;    // of four rows
 constexpr int kWidest8 = 3;                           // of eight rows, with 32 registers only
 
 int64_t widest(int64_t block) { return block == 1 ? kWidest1 : block == 4 || kRegisters < 32 ? kWidest4 : kWidest8; }
 
-// Where an entry's row of x begins: in the packed slab, or anywhere.
+// Where an entry's row of x begins: in the packed slab, in x itself, or anywhere.
 template <int T>
 struct InSlab {
   const float* x;
   GOSSAMER_INLINE const float* operator()(uint16_t column) const { return x + int64_t(column) * (T * kLanes); }
+};
+struct Strided {
+  const float* x;
+  int64_t stride;
+  GOSSAMER_INLINE const float* operator()(uint16_t column) const { return x + column * stride; }
 };
 struct ByTaps {
   const float* x;
@@ -114,6 +119,9 @@ struct Tile {
   int64_t first, count;  // pixels
 };
 
+constexpr int64_t kFar = 1 << 18;  // floats of x that the second-level cache does not hold
+constexpr int64_t kAhead = 8;      // rows of y whose cache lines are asked for before they are written
+
 // Rows r .. r + R - 1 of the strips [begin, end) over panel p. The sums start from the bias, are kept in `partial`
 // from a panel to the next, and end in y.
 template <int R, int T, class Rows>
@@ -125,8 +133,20 @@ void add_panel(const Tile& tile, int64_t p, int64_t begin, int64_t end, int64_t 
   const int32_t* pointers = a.pointers + p * strips;
   const float* const bias = is_first ? job.after.bias : nullptr;
   partial += r * T * kLanes;
+  // Meanwhile this panel's rows of x come nearer for the next tile.
+  const int64_t columns = a.columns - p * a.panel < a.panel ? a.columns - p * a.panel : a.panel;
+  const float* ahead = job.x + p * a.panel * job.x_stride + tile.first + T * kLanes;
+  const bool is_far = !job.taps && r == 0 && a.columns * job.pixels >= kFar;
+  int64_t due = 0;
   for (int64_t s = begin; s < end; ++s, partial += block * T * kLanes) {
     const int64_t from = pointers[s], to = pointers[s + 1], row = s * block + r;
+    for (due += is_far ? columns : 0; due > 0; due -= end - begin, ahead += job.x_stride)
+      GOSSAMER_UNROLL for (int t = 0; t < T * kLanes; t += 16) prefetch_far(ahead + t);
+    if (is_last && !job.pitch) {
+      const float* next = job.y + (row + kAhead) * job.y_stride + tile.first;
+      GOSSAMER_UNROLL for (int i = 0; i < R; ++i)
+        GOSSAMER_UNROLL for (int t = 0; t < T * kLanes; t += 16) prefetch(next + i * job.y_stride + t);
+    }
     V sums[R][T];
     GOSSAMER_UNROLL for (int i = 0; i < R; ++i) {
       const V start = set(bias && row + i < a.rows ? bias[row + i] : 0.0f);
@@ -159,12 +179,21 @@ void pack(const float* x, int64_t stride, int64_t rows, int64_t count, float* sl
   }
 }
 
+// Whether x is better read where it lies than packed: when it is aligned, in whole vectors, its rows do not fall on
+// the same cache lines, and there are few multiplications for each element.
+bool reads_directly(const Spmm& job) {
+  const bool fits = job.pixels % kLanes == 0 && job.x_stride % 16 == 0 && job.x_stride % 256 != 0;
+  const int64_t entries = job.a.pointers[job.a.panels() * job.a.strips()];
+  return fits && reinterpret_cast<uintptr_t>(job.x) % 64 == 0 && entries * job.a.block < 64 * job.a.columns;
+}
+
 // Rows go in bands, so that the unfinished sums stay in the second-level cache.
 template <int R, int T>
 void run_tile(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
   const Tile tile{job, first, count};
   const BlockMatrix& a = job.a;
-  if (!job.taps) pack<T>(job.x + first, job.x_stride, a.columns, count, slab);
+  const bool is_direct = reads_directly(job);
+  if (!job.taps && !is_direct) pack<T>(job.x + first, job.x_stride, a.columns, count, slab);
   const int64_t fitting = kBand / (a.block * T * kLanes), strips = fitting > 1 ? fitting : 1;
   for (int64_t band = begin; band < end; band += strips) {
     const int64_t band_end = band + strips < end ? band + strips : end;
@@ -173,6 +202,8 @@ void run_tile(const Spmm& job, int64_t first, int64_t count, int64_t begin, int6
       for (int64_t r = 0; r < a.block; r += R) {
         if (job.taps) {
           add_panel<R, T>(tile, p, band, band_end, r, sums, ByTaps{job.x + first, job.taps + k});
+        } else if (is_direct) {
+          add_panel<R, T>(tile, p, band, band_end, r, sums, Strided{job.x + k * job.x_stride + first, job.x_stride});
         } else {
           add_panel<R, T>(tile, p, band, band_end, r, sums, InSlab<T>{slab + k * T * kLanes});
         }
@@ -184,9 +215,8 @@ void run_tile(const Spmm& job, int64_t first, int64_t count, int64_t begin, int6
 using Run = void (*)(const Spmm&, int64_t, int64_t, int64_t, int64_t, float*, float*);
 
 void run(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
-  static constexpr Run one[] = {run_tile<1, 1>, run_tile<1, 2>,  run_tile<1, 3>,  run_tile<1, 4>, run_tile<1, 5>,
-                                run_tile<1, 6>, run_tile<1, 7>,  run_tile<1, 8>,  run_tile<1, 9>, run_tile<1, 10>,
-                                run_tile<1, 11>, run_tile<1, 12>, run_tile<1, kWidest1>};
+  static constexpr Run one[] = {run_tile<1, 1>, run_tile<1, 2>, run_tile<1, 3>, run_tile<1, 4>,
+                                run_tile<1, 5>, run_tile<1, 6>, run_tile<1, 7>, run_tile<1, kWidest1>};
 #if defined(__AVX512F__)
   static constexpr Run four[] = {run_tile<4, 1>, run_tile<4, 2>, run_tile<4, 3>,
                                  run_tile<4, 4>, run_tile<4, 5>, run_tile<4, 6>};
