@@ -76,9 +76,7 @@ class SRSTE:
         if lr * self.lam >= 1:
             raise ConfigError(f"SR-STE needs lr * lambda < 1, got {lr} * {self.lam}: pruned weights would overshoot")
         if lr * self.lam > 0.1:
-            warnings.warn(
-                f"SR-STE: lr * lambda = {lr * self.lam:g} shrinks pruned weights by as much a step", stacklevel=5
-            )
+            warnings.warn(f"SR-STE: lr * lambda = {lr * self.lam:g} is more than 0.1", stacklevel=5)
 
 
 @dataclass(frozen=True)
@@ -231,4 +229,7 @@ def master(model: nn.Module, parameter: str) -> nn.Parameter:
 def uninstall(model: nn.Module, parameter: str) -> None:
     """Bake the effective weight into a plain parameter of the same name."""
     path, _, attr = parameter.rpartition(".")
-    parametrize.remove_parametrizations(model.get_submodule(path), attr, leave_parametrized=True)
+    module = model.get_submodule(path)
+    kind = type(module)  # deep copies share the class that torch is about to take the weight from
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
+    parametrize.remove_parametrizations(module, attr, leave_parametrized=True)
