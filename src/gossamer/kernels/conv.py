@@ -13,8 +13,6 @@ same kernel as full blocks of 8 (`pack_block(weight, 8)`); so does a network's f
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -122,27 +120,13 @@ def _run(
     extension = native.extension() if runs_native(x, bias, residual) else None
     if extension is None:
         return conv2d_reference(weight.unpack().to(x.device), x, geometry, bias, residual, code)
-    y = torch.empty(_out_shape(x, weight.rows, geometry))
+    x, y = x.contiguous(), torch.empty(_out_shape(x, weight.rows, geometry))
     bias = None if bias is None else bias.contiguous()
     residual = None if residual is None else residual.contiguous()
-    run_into(extension, y, weight, x.contiguous(), geometry, bias, residual, code)
-    return y
-
-
-def run_into(
-    extension: Any,
-    y: Tensor,
-    weight: PackedWeight,
-    x: Tensor,
-    geometry: list[int],
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    code: int = 0,
-) -> None:
-    """The native call alone, into `y`: nothing is checked, every tensor is contiguous float32 of the right shape."""
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3], *geometry)
     after = (address(bias), address(residual), code, native.threads())
     extension.conv(matrix(extension, weight), shape, x.data_ptr(), y.data_ptr(), *after)
+    return y
 
 
 @torch.library.custom_op("gossamer::sparse_conv2d", mutates_args=())
