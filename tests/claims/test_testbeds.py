@@ -66,6 +66,27 @@ def test_the_shuffle_control_keeps_counts_and_moves_positions():
         testbeds.train_digits(None, 0, control="shufle", **SMALL)
 
 
+def test_another_protocol_is_another_training():
+    plain = testbeds.train_digits(recipes.rigl(0.9, every=10), 0, **SMALL)
+    assert testbeds.train_digits(recipes.rigl(0.9, every=10), 0, norm_eps=0.1, **SMALL)["nll"] != plain["nll"]
+    with pytest.raises(ConfigError, match="unknown data set of the testbed 'mnits'; did you mean 'mnist'"):
+        testbeds.train_digits(None, 0, data="mnits")
+
+
+def test_a_window_of_steps_continues_the_whole_run():
+    data = testbeds.shifted_digits(seed=0)
+    ends = []
+    for windows in ([(0, 8)], [(0, 3), (3, 8)]):
+        torch.manual_seed(0)
+        model = testbeds.mlp(hidden=(16,))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        for window in windows:
+            testbeds.train_steps(model, optimizer, data.train, window, total=8)
+        ends.append(testbeds.evaluate(model))
+        assert model.training
+    assert ends[0] == ends[1]
+
+
 def test_divergence_is_an_error_and_not_a_figure(folder):
     with pytest.raises(NumericsError, match=r"the loss is (nan|inf) at step \d+"):
         testbeds.train_digits(None, 0, steps=200, hidden=(16,), lr=1e30)
