@@ -1,26 +1,21 @@
 """The main job as a subprocess: small budget, real table, report and files; finished trainings are kept."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from gossamer.runs.model_files import load_sparsity
 
-
-def gossamer(*arguments, **options):
-    command = [sys.executable, "-m", "gossamer.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+pytestmark = pytest.mark.timeout(300)  # several trainings, on a machine that may be busy
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(gossamer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     done = gossamer("demo", "--output", folder, "--seeds", 1, "--steps", 80)
-    assert done.returncode == 0, done.stderr
-    assert "granet" in done.stdout
-    assert "report.html" in done.stdout
+    assert done.code == 0, done.err
+    assert "granet" in done.out
+    assert "report.html" in done.out
     return folder
 
 
@@ -40,22 +35,21 @@ def test_table_and_report_agree_with_the_files(output):
     assert "<html" in (output / "report.html").read_text()
 
 
-def test_finished_trainings_are_kept(output):
+def test_finished_trainings_are_kept(gossamer, output):
     before = (output / "granet-0" / "run" / "model.safetensors").stat().st_mtime_ns
     again = gossamer("demo", "--output", output, "--seeds", 1, "--steps", 80)
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.err
     assert (output / "granet-0" / "run" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_changed_arguments_are_refused(output):
+def test_changed_arguments_are_refused(gossamer, output):
     changed = gossamer("demo", "--output", output, "--seeds", 1, "--steps", 120)
-    assert changed.returncode == 2
-    assert changed.stderr.startswith("gossamer: ") or "gossamer: " in changed.stderr
-    assert "Traceback" not in changed.stderr
+    assert changed.code == 2
+    assert "train.steps was 80, is now 120" in changed.err
 
 
-def test_version_and_bad_usage():
-    assert gossamer("--version").stdout.strip()[0].isdigit()
+def test_version_and_bad_usage(gossamer):
+    assert gossamer("--version").out.strip()[0].isdigit()
     wrong = gossamer("demo", "--sedes", 1)
-    assert wrong.returncode == 2
-    assert "--seeds" in wrong.stderr
+    assert wrong.code == 2
+    assert "--seeds" in wrong.err

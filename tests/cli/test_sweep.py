@@ -8,6 +8,8 @@ from gossamer.cli.sweep import choose, plan, words
 from gossamer.errors import ConfigError
 from gossamer.training.config import Config
 
+pytestmark = pytest.mark.timeout(300)  # several trainings, on a machine that may be busy
+
 SMALL = ("--set", "data.options={batch_size: 64}", "--set", "model.options={hidden: [16]}", "--workers", 1)
 
 

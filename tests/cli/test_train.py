@@ -17,6 +17,8 @@ from gossamer.runs.folder import RunFolder
 from gossamer.runs.model_files import load_sparsity
 from gossamer.training.config import Config
 
+pytestmark = pytest.mark.timeout(300)  # several trainings, on a machine that may be busy
+
 LONG = ("-r", "rigl", "--sparsity", "0.9", "--set", "train.log_every=1", "--set", "data.options={}", "--steps", "300")
 
 
