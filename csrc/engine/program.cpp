@@ -80,15 +80,14 @@ const void* Program::array(int64_t index, int64_t type, int64_t least) const {
 Program::Sparse Program::sparse(const Matrix& m) const {
   Sparse s;
   if (product({m.rows, m.columns}) > kMost || (m.kind != 0 && m.kind != 1)) refuse("a matrix has an unknown kind");
-  const auto count = [&](int64_t index) {
-    array(index, arrays_.at(std::max<int64_t>(index, 0)).type, 0);
-    return arrays_[index].count;
+  const auto known = [&](int64_t index) {
+    if (index < 0 || index >= static_cast<int64_t>(arrays_.size())) refuse("a matrix lacks an array");
+    return arrays_[index];
   };
-  if (arrays_.empty()) refuse("a matrix has no arrays");
   if (m.kind == 0) {
     if (m.block < 1 || m.block > 16 || m.panel < 1 || m.panel > 65536) refuse("a matrix has impossible blocks");
     s.block = {m.rows, m.columns, m.block, m.panel, nullptr, nullptr, nullptr};
-    const int64_t entries = count(m.indices);
+    const int64_t entries = known(m.indices).count;
     s.block.pointers = static_cast<const int32_t*>(array(m.pointers, 1, s.block.strips() * s.block.panels() + 1));
     s.block.indices = static_cast<const uint16_t*>(array(m.indices, 2, entries));
     s.block.values = static_cast<const float*>(array(m.values, 0, product({entries, m.block})));
@@ -96,12 +95,11 @@ Program::Sparse Program::sparse(const Matrix& m) const {
     return s;
   }
   s.is_row = true;
-  const int64_t values_type = m.values >= 0 && m.values < static_cast<int64_t>(arrays_.size()) ? arrays_[m.values].type : 0;
-  s.is_bf16 = values_type == 4;
+  s.is_bf16 = known(m.values).type == 4;
   s.row = {m.rows, m.columns, nullptr, nullptr, nullptr, nullptr};
   s.row.pointers = static_cast<const int32_t*>(array(m.pointers, 1, m.rows + 1));
   const int64_t entries = s.row.pointers[m.rows];
-  if (entries < 0) refuse("a matrix has a negative number of entries");
+  if (entries < 0) refuse("a matrix has pointers that are out of range");
   s.row.values = array(m.values, s.is_bf16 ? 4 : 0, entries + (m.bits >= 0 ? kValuesBeyond : 0));
   if (m.bits >= 0) {
     s.row.bits = static_cast<const uint64_t*>(array(m.bits, 3, product({m.rows, (m.columns + 63) / 64})));

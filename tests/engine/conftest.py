@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from gossamer.engine import tune
 from gossamer.models.zoo import build
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """Measurements of tests stay out of the user's cache."""
+def quick(tmp_path_factory, monkeypatch):
+    """Short measurements, out of the user's cache."""
     monkeypatch.setenv("GOSSAMER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setattr(tune, "SECONDS", 0.0)
+    monkeypatch.setattr(tune, "RACE_SECONDS", 0.02)
 
 
 @pytest.fixture(autouse=True)

@@ -128,7 +128,10 @@ class _Builder:
         by_torch = {part.node.output for part in self.parts if part.node is not None}
         outside = frozenset(by_torch | {self.graph.source, self.graph.result})
         offsets, length = self._places(outside)
-        values = [[offsets.get(v, -1), self.graph.size(v)] for v in range(len(self.graph.shapes))]
+        values = [
+            [offsets.get(v, -1), self.graph.size(v)] if v in offsets or v in outside else [0, 0]
+            for v in range(len(self.graph.shapes))
+        ]
         arrays, constants = _laid_out(self.arrays)
         tables = Tables(
             _table(self.steps, STEP_WIDTH), _table(values, 2), arrays, _table(self.matrices, 9), constants, length

@@ -151,7 +151,7 @@ class CompiledPlan(Plan):
         fast = Executor(graph, assemble(graph, choices, packer))
         portable = fast if choices == own else Executor(graph, assemble(graph, own, packer))
         if portable is not fast:  # every change between torch and native steps costs; is it worth it?
-            raced = tune.race({"mixed": lambda: fast(example, threads), "own": lambda: portable(example, threads)}, 0.6)
+            raced = tune.race({"mixed": lambda: fast(example, threads), "own": lambda: portable(example, threads)})
             if raced["own"] <= raced["mixed"]:
                 fast, choices = portable, own
         self._fast, self._native = fast, portable

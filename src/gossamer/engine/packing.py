@@ -14,6 +14,7 @@ DENSE = "dense"  # blocks of 8 with explicit zeros: the engine's own dense kerne
 TORCH = "torch"
 FEW_VECTORS = 8  # kFewVectors in csrc/engine/program.cpp
 MOST_CSR_DENSITY = 0.9  # above it an index for each weight never pays
+MOST_BLOCK_DENSITY = 0.97
 _TINY = 1e-38
 
 
@@ -48,7 +49,7 @@ def candidates(node: Node) -> list[str]:
     """Formats worth measuring for a convolution or a fully connected layer with many vectors."""
     kept = density(node) or 0.0
     found = [DENSE]
-    if kept < 1:
+    if kept < MOST_BLOCK_DENSITY:
         found += ["block 4", "block 8", "block 16"]
     if kept <= MOST_CSR_DENSITY:
         found.append("csr_panel")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gossamer.engine.assemble import Choice, assemble
-from gossamer.engine.executor import Clock, Executor, run_layer
+from gossamer.engine.executor import Clock, Executor
 from gossamer.engine.graph import Graph, Node
 from gossamer.engine.packing import (
     DENSE,
@@ -26,7 +26,8 @@ from gossamer.engine.packing import (
 )
 from gossamer.kernels import native
 
-ROUNDS, SECONDS = 8, 0.3  # of each candidate network: at least, and until
+ROUNDS, SECONDS = 6, 0.15  # of each candidate network: at least, and until
+RACE_SECONDS = 0.8
 TORCH_MARGIN = 0.9  # a layer leaves the native steps for torch only if it then takes less than this share
 CACHE_VERSION = 1
 
@@ -47,15 +48,14 @@ def measure(graph: Graph, example: Tensor, threads: int, packer: Packer) -> dict
         return {key: dict(found or {}) for key, found in known.items()}
     times: dict[int, Times] = {id(node): {} for node in layers}
     wanted = {kind for node in layers for kind in _options(node, len(example))}
-    for kind in sorted(wanted):
+    for kind in (*sorted(wanted), TORCH):
         chosen = {id(node): _choice(node, kind, len(example)) for node in layers}
         executor = Executor(graph, assemble(graph, chosen, packer))
         best = fastest_steps(executor, example, threads)
         for node in layers:
-            if kind in _options(node, len(example)):
+            if kind == TORCH or kind in _options(node, len(example)):
                 times[id(node)][kind] = best[id(node)]
     for node in layers:
-        times[id(node)][TORCH] = _torch_time(node, graph, len(example))
         cache.put(_key(node, len(example)), times[id(node)])
     cache.save()
     return times
@@ -89,10 +89,10 @@ def fastest_steps(executor: Executor, example: Tensor, threads: int) -> dict[int
     return best
 
 
-def race(runners: Mapping[str, Callable[[], object]], seconds: float = 1.5, least: int = 5) -> dict[str, float]:
+def race(runners: Mapping[str, Callable[[], object]], least: int = 5) -> dict[str, float]:
     """Name -> least milliseconds, all runners in turns so that a busy machine treats them alike."""
     best = dict.fromkeys(runners, float("inf"))
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + RACE_SECONDS
     rounds = 0
     while rounds < least or (time.perf_counter() < end and rounds < 200):
         for name, run in runners.items():
@@ -114,6 +114,8 @@ def _options(node: Node, images: int) -> list[str]:
 
 def _choice(node: Node, kind: str, images: int) -> Choice:
     """`kind` where the layer has it, completed by a guess for the batch sizes that are not measured."""
+    if kind == TORCH:
+        return Choice(TORCH)
     rows = row_candidates(node)
     sparse = (density(node) or 0) < 0.15
     usual_rows = None if not rows else "csr16" if sparse and "csr16" in rows else "bitmap"
@@ -121,13 +123,6 @@ def _choice(node: Node, kind: str, images: int) -> Choice:
     if uses_rows(node, images):
         return Choice(usual, kind if kind in ROW_FORMATS and kind in rows else usual_rows)
     return Choice(kind if kind in candidates(node) else DENSE, usual_rows)
-
-
-@torch.no_grad()
-def _torch_time(node: Node, graph: Graph, images: int) -> float:
-    """Least microseconds of a layer by torch."""
-    inputs = [torch.randn(images, *(graph.shapes[value] or ())) for value in node.reads]
-    return 1e3 * race({"torch": lambda: run_layer(node, *inputs)}, seconds=0.02, least=4)["torch"]
 
 
 def _key(node: Node, images: int) -> str:
