@@ -17,6 +17,7 @@ from gossamer.engine.capture import capture
 from gossamer.engine.executor import Executor
 from gossamer.engine.fuse import fuse
 from gossamer.engine.graph import Graph, Node
+from gossamer.engine.modules import swap_modules
 from gossamer.engine.packing import DENSE, ROW_FORMATS, TORCH, Packer, density
 from gossamer.engine.report import LayerReport, PlanReport
 from gossamer.engine.runtime import Plan, check_input, checked_threads
@@ -42,7 +43,8 @@ def compile(
 
     Args:
         model: in evaluation mode. Weights are copied: later changes need a new compilation.
-        example: float32 (batch, ...); later inputs may have any batch size but need the same other sizes.
+        example: float32 (batch, ...); later inputs may have any batch size but need the same other sizes. For
+            "modules" also a tuple of positional or a dict of keyword arguments.
         mode: "plan" compiles the whole network; "modules" replaces linear layers and 1x1 convolutions of `model`,
             in place, where that is faster, so that it stays a module for torch.compile or transformers.
         threads: fixed number; None follows torch.get_num_threads().
@@ -56,10 +58,10 @@ def compile(
     checked_threads(threads)
     _check(model, example)
     if mode == "modules":
-        from gossamer.engine.modules import swap_modules
-
-        return swap_modules(model, example, threads)
-    return CompiledPlan(model, example.detach().contiguous(), threads)
+        if threads is not None:
+            raise ConfigError("modules follow torch.set_num_threads; threads is for plans")
+        return swap_modules(model, example)
+    return CompiledPlan(model, example, threads)
 
 
 def _check(model: nn.Module, example: Any) -> None:
@@ -96,7 +98,7 @@ class CompiledPlan(Plan):
             runs=EAGER, threads=self._thread_count(), level=native.level(), batch=len(example)
         )
         with torch.no_grad():
-            self._build(example)
+            self._build(example.detach().contiguous())
 
     # ---- running
 
