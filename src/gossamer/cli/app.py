@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gossamer.cli import claims, demo, doctor, inspect, prune, recipes, results, sweep, train
+from gossamer.cli import claims, demo, doctor, inspect, prune, recipes, results, superres, sweep, train
 from gossamer.cli.console import say
 from gossamer.errors import ConfigError, GossamerError, MaskError, ShapeError
 from gossamer.runs.signals import Interrupted
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GROUPS = {
     "recipes": recipes.recipes,
     "config": recipes.config,
+    "superres": superres.superres,
 }
 
 app = typer.Typer(
