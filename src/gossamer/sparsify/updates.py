@@ -29,6 +29,7 @@ from .allocation import (
     share,
 )
 from .context import Context
+from .patterns import Pattern
 from .scores import Gradient, Magnitude, Random, Score
 
 Masks = dict[str, Tensor]
@@ -229,18 +230,19 @@ class PruneGrow:
             pattern, old = ctx.patterns[group.name], ctx.masks[group.name]
             if pattern.fixed(group.shape) is not None:
                 raise ConfigError(f"prune_grow cannot move the fixed counts of {pattern} in {group.name}")
-            active = _kept_cells(pattern.cells(old.float()))
-            drops[group.name] = self._drops(int(active.sum()), int((~active).sum()), ctx.time)
-            scores = pattern.cells(keep_scores[group.name]).masked_fill(~active, -math.inf)
-            kept = topk_mask(scores, int(active.sum()) - drops[group.name])
+            active = _kept_cells(pattern, old)
+            count = int(active.count_nonzero())
+            drops[group.name] = self._drops(count, active.numel() - count, ctx.time)
+            scores = torch.where(active, pattern.cells(keep_scores[group.name]), -math.inf)
+            kept = topk_mask(scores, count - drops[group.name])
             survivors[group.name] = pattern.expand(kept, group.shape)
         grows = self._grows(ctx, survivors, drops)
         masks: Masks = {}
         for group in ctx.groups:
             pattern = ctx.patterns[group.name]
-            taken = _kept_cells(pattern.cells(survivors[group.name].float()))
-            closed = taken if self.allow_reverse else _kept_cells(pattern.cells(ctx.masks[group.name].float()))
-            scores = pattern.cells(grow_scores[group.name]).masked_fill(closed, -math.inf)
+            taken = _kept_cells(pattern, survivors[group.name])
+            closed = taken if self.allow_reverse else _kept_cells(pattern, ctx.masks[group.name])
+            scores = torch.where(closed, -math.inf, pattern.cells(grow_scores[group.name]))
             grown = topk_mask(scores, grows[group.name])
             masks[group.name] = pattern.expand(taken | grown, group.shape)
             survivors[group.name] = masks[group.name] & ctx.masks[group.name]
@@ -267,9 +269,10 @@ class PruneGrow:
         return float(means[kept].mean()) if bool(kept.any()) else 0.0
 
 
-def _kept_cells(means: Tensor) -> Tensor:
-    """Which cells of a legal mask are on."""
-    return means > 0.5
+def _kept_cells(pattern: Pattern, mask: Tensor) -> Tensor:
+    """Which cells of a legal mask are on, flat."""
+    single = pattern.cell(tuple(mask.shape)) == 1
+    return mask.reshape(-1) if single else pattern.cells(mask.float()) > 0.5
 
 
 @dataclass(frozen=True)
