@@ -49,7 +49,7 @@ def sparse_linear(
         GPUs; the layout is our own.
     """
     _check(x, values, bias, pattern)
-    flat = x.reshape(-1, pattern.inputs)
+    flat = x if x.dim() == 2 else x.reshape(-1, pattern.inputs)
     shape = [pattern.outputs, pattern.inputs, pattern.nonzeros, *pattern.geometry]
     if torch.compiler.is_compiling():
         y = _linear_op(flat, values, bias, pattern.words, shape, relu, row_major)
