@@ -50,6 +50,15 @@ def _no_weight_ops(recipe: Recipe) -> Recipe:
     return recipe.replace(weight_ops=())
 
 
+def _no_penalty(recipe: Recipe) -> Recipe:
+    return recipe.replace(regularizers=())
+
+
+def _penalise_all(recipe: Recipe) -> Recipe:
+    penalties: tuple[Any, ...] = recipe.regularizers
+    return recipe.replace(regularizers=tuple(dataclasses.replace(p, where="all", channels=None) for p in penalties))
+
+
 MUTANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "random_prune_score": _random_prune_score,
     "random_growth": _random_growth,
@@ -57,6 +66,8 @@ MUTANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "mask_of_ones": _mask_of_ones,
     "plain_ste": _plain_ste,
     "no_weight_ops": _no_weight_ops,
+    "no_penalty": _no_penalty,
+    "penalise_all": _penalise_all,
     "uniform_allocation": _uniform_allocation,
 }
 

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 # slug -> module that holds `PAPER`; a paper is in the table when its module is written
 PAPERS: dict[str, str] = {
     "granet": "gossamer.papers.granet",
+    "masksparsity": "gossamer.papers.masksparsity",
     "progressive-gradient-flow": "gossamer.papers.progressive_gradient_flow",
     "random-pruning": "gossamer.papers.random_pruning",
+    "sparse-model-soups": "gossamer.papers.sparse_model_soups",
     "sr-ste": "gossamer.papers.sr_ste",
     "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
 }

@@ -12,6 +12,7 @@ from .nm import asp, sr_ste, ste
 from .procedures import imp, train_prune_finetune
 from .progressive import mdgf_exponential, mdgf_linear, sdgf_geometric, sdgf_stepwise
 from .shrinkage import iss_h, iss_p, iss_r, scratch
+from .slimming import mask_sparsity, network_slimming, prune_channels, slimming
 from .soups import sms, soup_after
 from .static import dense, grasp, magnitude, random, snip, synflow
 
@@ -53,14 +54,18 @@ __all__ = [
     "iss_r",
     "itop",
     "magnitude",
+    "mask_sparsity",
     "mdgf_exponential",
     "mdgf_linear",
+    "network_slimming",
+    "prune_channels",
     "random",
     "rigl",
     "scratch",
     "sdgf_geometric",
     "sdgf_stepwise",
     "set_",
+    "slimming",
     "sms",
     "snip",
     "soup_after",
