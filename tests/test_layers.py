@@ -34,6 +34,8 @@ SIDEWAYS = {
     ("llm", "engine"),
 }
 FRONT_HALL = 9
+# The second runs plans where there is no torch, which the first needs.
+IMPORT_EXTENSION = ("gossamer.kernels.native", "gossamer.engine.runtime")
 
 
 def allowed(importer: str, imported: str) -> bool:
@@ -71,7 +73,7 @@ def problems(module: str, names: Iterator[str]) -> list[str]:
         if not name.startswith("gossamer."):
             continue
         imported, importer = name.split(".")[1], [*module.split("."), ""][1]
-        if imported == "_native" and module != "gossamer.kernels.native":
+        if imported == "_native" and module not in IMPORT_EXTENSION:
             found.append(f"{module} imports the extension; ask gossamer.kernels.native")
         elif importer and imported in FLOORS and not allowed(importer, imported):
             found.append(f"{module} ({importer}) imports {name}: upward or sideways")

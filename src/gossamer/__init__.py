@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it.
 _VERBS = {
     "compile": "gossamer.engine.compiler",
+    "Plan": "gossamer.engine.runtime",
+    "shrink": "gossamer.engine.shrink",
     "Recipe": "gossamer.sparsify.recipe",
     "Sparsifier": "gossamer.sparsify.sparsifier",
     "prune_": "gossamer.recipes.oneshot",

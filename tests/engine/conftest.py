@@ -53,4 +53,3 @@ def pruned():
 def digits():
     torch.manual_seed(0)
     return trained_looking(build("mobilenet-digits"), 0.9)
-

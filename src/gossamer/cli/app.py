@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gossamer.cli import claims, demo, doctor, inspect, prune, recipes, results, superres, sweep, train
+from gossamer.cli import claims, demo, doctor, engine, inspect, prune, recipes, results, superres, sweep, train
 from gossamer.cli.console import say
 from gossamer.errors import ConfigError, GossamerError, MaskError, ShapeError
 from gossamer.runs.signals import Interrupted
@@ -32,6 +32,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "papers": claims.papers,
     "inspect": inspect.inspect,
     "doctor": doctor.doctor,
+    "compile": engine.compile,
+    "bench": engine.bench,
+    "export": engine.export,
+    "shrink": engine.shrink,
 }
 # Groups of commands. A room adds itself here: `gossamer <room> <verb>`.
 GROUPS = {

@@ -8,6 +8,8 @@ _NAMES = {
     "Plan": "gossamer.engine.runtime",
     "PlanReport": "gossamer.engine.report",
     "compile": "gossamer.engine.compiler",
+    "export": "gossamer.engine.onnx",
+    "shrink": "gossamer.engine.shrink",
 }
 
 __all__ = [*_NAMES]

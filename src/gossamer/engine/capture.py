@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from gossamer.errors import ConfigError, GossamerError
 from gossamer.engine.graph import Graph, Node
+from gossamer.errors import ConfigError, GossamerError
 
 MOST_EXPANDED = 1 << 24  # weights of a grouped convolution written out as an ordinary one
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gossamer.engine import tune
+from gossamer.engine import onnx, tune
 from gossamer.engine.assemble import Choice, assemble
 from gossamer.engine.capture import capture
 from gossamer.engine.executor import Executor
@@ -24,7 +25,7 @@ from gossamer.engine.runtime import Plan, check_input, checked_threads
 from gossamer.errors import ConfigError, GossamerError, unknown
 from gossamer.kernels import native
 
-EAGER, CHANNELS_LAST = "torch eager", "torch channels_last"
+EAGER, CHANNELS_LAST, ONNX = "torch eager", "torch channels_last", "onnxruntime"
 MODES = ("plan", "modules")
 
 
@@ -94,9 +95,7 @@ class CompiledPlan(Plan):
         self._fast: Executor | None = None
         self._native: Executor | None = None
         self._peers: dict[str, Callable[[Tensor], Any]] = {EAGER: self._model}
-        self._report = PlanReport(
-            runs=EAGER, threads=self._thread_count(), level=native.level(), batch=len(example)
-        )
+        self._report = PlanReport(runs=EAGER, threads=self._thread_count(), level=native.level(), batch=len(example))
         with torch.no_grad():
             self._build(example.detach().contiguous())
 
@@ -135,7 +134,9 @@ class CompiledPlan(Plan):
         except GossamerError as error:
             graph, native_reason = None, str(error)
         if graph is None or graph.source == graph.result:
-            self._report.breaks.append(f"everything runs through torch: {native_reason or 'there is nothing to compute'}")
+            self._report.breaks.append(
+                f"everything runs through torch: {native_reason or 'there is nothing to compute'}"
+            )
             return
         self._batch = graph.batch
         if graph.batch is not None:
@@ -153,7 +154,8 @@ class CompiledPlan(Plan):
         fast = Executor(graph, assemble(graph, choices, packer))
         portable = fast if choices == own else Executor(graph, assemble(graph, own, packer))
         if portable is not fast:  # every change between torch and native steps costs; is it worth it?
-            raced = tune.race({"mixed": lambda: fast(example, threads), "own": lambda: portable(example, threads)})
+            runners = {"mixed": lambda: fast(example, threads), "own": lambda: portable(example, threads)}
+            raced = tune.race(runners, threads)
             if raced["own"] <= raced["mixed"]:
                 fast, choices = portable, own
         self._fast, self._native = fast, portable
@@ -181,11 +183,14 @@ class CompiledPlan(Plan):
             last = example.to(memory_format=torch.channels_last)
             self._peers[CHANNELS_LAST] = lambda x: model(x.to(memory_format=torch.channels_last)).contiguous()
             runners[CHANNELS_LAST] = lambda: model(last)
-        self._report.milliseconds = tune.race(runners)
+        if self._batch is None and fast.assembly.is_native and _has_onnx():
+            session = onnx.session(onnx.graph_to_bytes(fast.graph), self._thread_count())
+            self._peers[ONNX] = lambda x: torch.from_numpy(session(x.contiguous()))
+            runners[ONNX] = lambda: session(example)
+        self._report.milliseconds = tune.race(runners, threads)
         best = min(self._report.milliseconds, key=lambda name: self._report.milliseconds[name])
         self._report.runs = best
-        if best in self._peers:
-            self._peers = {best: self._peers[best]}
+        self._peers = {best: self._peers[best]} if best in self._peers else {}
 
     # ---- files
 
@@ -203,6 +208,10 @@ class CompiledPlan(Plan):
         graph = found.graph
         output = tuple(graph.output_shape or ())
         Plan(found.machine, graph.source, graph.result, self.input_shape, output, self._report).save(path)
+
+
+def _has_onnx() -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in ("onnx", "onnxruntime"))
 
 
 def _check_equal(wanted: Any, found: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ def _best(name: str, module: nn.Module, x: Tensor) -> tuple[_Packed | None, Laye
     make = PackedLinear if is_linear else PackedConv1x1
     rivals: dict[str, nn.Module] = {kind: make(pack(weight), bias) for kind, pack in formats.items()}
     rivals["torch"] = module
-    times = tune.race({kind: lambda rival=rival: rival(x) for kind, rival in rivals.items()})  # type: ignore[misc]
+    times = tune.race({kind: partial(rival, x) for kind, rival in rivals.items()}, native.threads())
     dense = times.pop("torch")
     best = min(times, key=lambda kind: times[kind])
     if times[best] > MARGIN * dense:

@@ -1,9 +1,9 @@
 """The plan file: magic, version, lengths, JSON header, tables of int64, constants, each under a checksum.
 
-    8 bytes  "GOSSPLAN"        8 bytes  version, little-endian
-    8 bytes  length of header  8 bytes  length of the rest
-    32 bytes SHA-256 of the header      32 bytes SHA-256 of the rest
-    header, padded with spaces to 64 bytes; tables and constants, each padded with zeros to 64 bytes
+8 bytes  "GOSSPLAN"        8 bytes  version, little-endian
+8 bytes  length of header  8 bytes  length of the rest
+32 bytes SHA-256 of the header      32 bytes SHA-256 of the rest
+header, padded with spaces to 64 bytes; tables and constants, each padded with zeros to 64 bytes
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class PlanReport:
 
     Attributes:
         layers: one entry for each step.
-        runs: "plan", or the peer that was faster: "torch eager" or "torch channels_last".
+        runs: "plan", or the peer that was faster: torch eager, torch channels_last, onnxruntime.
         milliseconds: of the whole network for the example, by way of running it.
         breaks: places where the plan leaves its native steps, with reasons.
         threads, level, batch: under which it was measured.

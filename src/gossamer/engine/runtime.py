@@ -1,8 +1,8 @@
 """Run a plan: needs numpy and the extension, not torch.
 
-    from gossamer.engine.runtime import Plan
-    plan = Plan.load("network.plan")
-    y = plan(x)  # numpy in, numpy out
+from gossamer.engine.runtime import Plan
+plan = Plan.load("network.plan")
+y = plan(x)  # numpy in, numpy out
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Machine:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
-        parts = [np.ascontiguousarray(t, np.int64) for t in (tables.steps, tables.values, tables.arrays, tables.matrices)]
+        parts = [
+            np.ascontiguousarray(t, np.int64) for t in (tables.steps, tables.values, tables.arrays, tables.matrices)
+        ]
         for part, width in zip(parts, (STEP_WIDTH, 2, 3, 9), strict=True):
             if part.ndim != 2 or part.shape[1] != width:
                 raise CheckpointError(f"a table of the plan has shape {part.shape}, expected (n, {width})")
@@ -156,6 +158,11 @@ class Plan:
 
     def _thread_count(self) -> int:
         return self.threads or checked_threads(int(os.environ.get("GOSSAMER_THREADS", "1"))) or 1
+
+    @property
+    def steps(self) -> int:
+        """Number of native steps."""
+        return len(self._machine.tables.steps)
 
     def report(self) -> PlanReport:
         """Which layer runs how, how fast, and why not sparse."""
