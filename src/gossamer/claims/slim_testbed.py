@@ -51,7 +51,7 @@ class Setting:
 SETTINGS = {
     "digits": Setting("digits", 800, 800, 400),
     "mnist": Setting("mnist", 400, 400, 100, lam=3e-2),
-    "cifar": Setting("cifar", 80, 40, 16, lam=0.3, sparsity=0.5, scope="layer"),
+    "cifar": Setting("cifar", 80, 40, 10, lam=0.3, sparsity=0.5, scope="layer"),
 }
 
 
@@ -88,9 +88,9 @@ def _mnist(seed: int) -> Dataset:
 
 
 def _cifar(seed: int) -> Dataset:
-    """2000 training images and the first 1000 test images."""
+    """2000 training images and the first 500 test images."""
     data = cifar10_jpeg(batch_size=64, seed=seed, per_class=200)
-    few = data.test.source[torch.arange(1000)]
+    few = data.test.source[torch.arange(500)]
     return replace(data, test=Batches(list(few), 250, transform=data.test.transform))
 
 

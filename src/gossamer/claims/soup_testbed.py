@@ -52,7 +52,7 @@ class Setting:
 SETTINGS = {
     "fixed": Setting("fixed", 2500, 500, 0.95),
     "fresh": Setting("fresh", 1200, 250, 0.98),
-    "mnist": Setting("mnist", 1000, 300, 0.98, (1, 28, 28)),
+    "mnist": Setting("mnist", 600, 150, 0.98, (1, 28, 28)),
 }
 
 

@@ -271,7 +271,7 @@ PAPER = Paper(
             "reported",
             "Half of the inner channels of ResNet-20 on 2,000 CIFAR-10 images.",
             "none",
-            "JPEG images, 80 + 40 + 40 + 16 steps of 64, the first 1,000 test images: a short schedule on a CPU, one "
+            "JPEG images, 80 + 40 + 40 + 10 steps of 64, the first 500 test images: a short schedule on a CPU, one "
             "seed in a full run; the publication's figures need its full schedule.",
             _table("cifar"),
             360,

@@ -8,12 +8,14 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,10 +186,22 @@ def _run(
     if workers == 1 or len(configs) == 1:
         return {name: job(dump, place and place / name, "cpu") for name, dump in dumps.items()}
     assert place is not None  # `_place` gives one to processes
+    _check_importable(job)
     swept = sweep([Job(name, dump) for name, dump in dumps.items()], job, place, ("cpu",) * workers)
     if swept.failures:
         raise GossamerError(f"branches failed: {swept.failures}; see error.txt in their folders in {place}")
     return swept.results
+
+
+def _check_importable(job: Callable[..., dict[str, Any]]) -> None:
+    """Raise ConfigError where a process of its own cannot be handed the task, the data or a callable."""
+    try:
+        ForkingPickler.dumps(job)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise ConfigError(
+            "branches in processes need a task, data and callables that are defined at the top of a module "
+            f"({error}); define them there, or set workers = 1"
+        ) from error
 
 
 def _train(
