@@ -55,6 +55,18 @@ def test_layouts_agree_on_1x1_and_differ_on_3x3():
     assert torch.equal(masks[0], NM(2, 4).project(w.transpose(0, 1).contiguous().transpose(0, 1)))
 
 
+def test_masks_equal_those_of_torch_ao():
+    from torch.ao.pruning import WeightNormSparsifier
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32))
+    wanted = NM(2, 4).project(model[0].weight.detach().abs())
+    peer = WeightNormSparsifier(sparsity_level=1.0, sparse_block_shape=(1, 4), zeros_per_block=2)
+    peer.prepare(model, [{"tensor_fqn": "0.weight"}])
+    peer.step()
+    assert torch.equal(model[0].parametrizations.weight[0].mask.bool(), wanted)
+
+
 def test_divergence_is_a_distance():
     a, b, c = ({"w": NM(2, 4).project(torch.rand(8, 16))} for _ in range(3))
     other = {"w": ~a["w"]}
