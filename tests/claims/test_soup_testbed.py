@@ -34,7 +34,7 @@ def test_a_seed_of_soups_has_the_documented_figures(small):
     assert row["spread"]["nearest"] <= row["spread"]["farthest"]
     again = soup_testbed.soups("fresh", 1)
     assert again == row
-    assert len(list((small / "cells").iterdir())) == 1
+    assert len(list((small / "cells").iterdir())) == 2
 
 
 def test_a_soup_of_all_weights_is_seen():

@@ -12,7 +12,7 @@ from gossamer.sparsify import Sparsifier
 from gossamer.sparsify.allocation import ER, ERK, Global, Uniform, UniformPlus
 from gossamer.sparsify.patterns import NM, Block, Cols, Rows, Unstructured
 from gossamer.sparsify.scores import SCORES, Combined, Gradient, Magnitude, Normalised, Random
-from gossamer.sparsify.updates import GrowTo, PruneGrow, PruneTo, SetTo
+from gossamer.sparsify.updates import Freeze, GrowTo, PruneGrow, PruneTo, SetTo
 from gossamer.testing import (
     check_allocation,
     check_pattern,
@@ -47,6 +47,7 @@ UPDATES = [
     PruneGrow(redistribute="momentum", when=Every(10)),
     PruneGrow(redistribute="nonzeros", grow=Gradient(), when=Every(10)),
     GrowTo(Linear(0.5, 0.9), when=Every(10)),
+    Freeze(),
 ]
 SHORT = {"sparsity": 0.8, "every": 4}
 FITTING = {"sdgf_geometric": {"n": 1, "m": 2}}  # its first groups are eight times as large and must divide 16 inputs

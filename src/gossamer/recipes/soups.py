@@ -82,7 +82,8 @@ class _Before:
 
     def __call__(self, model: nn.Module, memory: Memory) -> None:
         parameters = dict(model.named_parameters())
-        weights = [parameters[group.members[0].name].detach() for group in select(model, self.select)]
+        names = dict.fromkeys(member.name for group in select(model, self.select) for member in group.members)
+        weights = [parameters[name].detach() for name in names]
         kept, total = sum(int(w.count_nonzero()) for w in weights), sum(w.numel() for w in weights)
         if self.goal is not None and kept <= budget(self.goal, total):
             raise ConfigError(
