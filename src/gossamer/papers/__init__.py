@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # slug -> module that holds `PAPER`; a paper is in the table when its module is written
 PAPERS: dict[str, str] = {
     "granet": "gossamer.papers.granet",
+    "iterative-soft-shrinkage": "gossamer.papers.iterative_soft_shrinkage",
     "masksparsity": "gossamer.papers.masksparsity",
     "progressive-gradient-flow": "gossamer.papers.progressive_gradient_flow",
     "random-pruning": "gossamer.papers.random_pruning",
