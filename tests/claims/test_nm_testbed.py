@@ -52,6 +52,7 @@ def test_the_plain_mutant_is_ste():
         assert mutate(recipe, "plain_ste").pattern == recipe.pattern
 
 
+@pytest.mark.slow
 def test_processes_change_no_figure(tmp_path, monkeypatch):
     arms = {"ste": recipes.ste(1, 4), "dense": None}
     alone = train_nm_arms(Context(seeds=2), arms, least=2, steps=5)
