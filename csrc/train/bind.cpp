@@ -2,6 +2,8 @@
 // and strides; patterns are checked here.
 #include <nanobind/nanobind.h>
 
+#include <algorithm>
+
 #include "../core/pool.hpp"
 #include "pattern.hpp"
 #include "train_kernels.hpp"
@@ -12,6 +14,7 @@ namespace gossamer {
 namespace {
 
 constexpr int64_t kFeatures = 64;  // of a chunk of `load`
+constexpr int64_t kBatch = 128;    // samples of a pass: the activations of a layer of some 1000 features fit the cache
 
 template <class T>
 T* at(uintptr_t address) {
@@ -50,20 +53,22 @@ void forward(uintptr_t words, int64_t count, uintptr_t values, uintptr_t bias, u
              int64_t ldy, bool relu, int64_t samples, int threads) {
   const Pattern pattern = pattern_at(words, count);
   const auto& kernels = train_kernels();
-  parallel_for(blocks_of(pattern.forward), 1, threads, [&](int64_t block, int64_t) {
-    kernels.forward(pattern.forward, pattern.order, at<float>(values), block, {at<float>(x), ldx}, at<float>(y), ldy,
-                    at<float>(bias), relu, samples);
-  });
+  for (int64_t s = 0; s < samples; s += kBatch)
+    parallel_for(blocks_of(pattern.forward), 1, threads, [&](int64_t block, int64_t) {
+      kernels.forward(pattern.forward, pattern.order, at<float>(values), block, {at<float>(x) + s, ldx},
+                      at<float>(y) + s, ldy, at<float>(bias), relu, std::min(kBatch, samples - s));
+    });
 }
 
 void backward(uintptr_t words, int64_t count, uintptr_t values, uintptr_t x, int64_t ldx, uintptr_t dy, int64_t lddy,
               uintptr_t dx, int64_t lddx, uintptr_t gradient, int64_t samples, int threads) {
   const Pattern pattern = pattern_at(words, count);
   const auto& kernels = train_kernels();
-  parallel_for(blocks_of(pattern.backward), 1, threads, [&](int64_t block, int64_t) {
-    kernels.backward(pattern.backward, at<float>(values), block, {at<float>(x), ldx}, {at<float>(dy), lddy},
-                     at<float>(dx), lddx, at<float>(gradient), samples);
-  });
+  for (int64_t s = 0; s < samples; s += kBatch)
+    parallel_for(blocks_of(pattern.backward), 1, threads, [&](int64_t block, int64_t) {
+      kernels.backward(pattern.backward, at<float>(values), block, {at<float>(x) + s, ldx}, {at<float>(dy) + s, lddy},
+                       dx ? at<float>(dx) + s : nullptr, lddx, at<float>(gradient), s > 0, std::min(kBatch, samples - s));
+    });
 }
 
 void load(uintptr_t source, int64_t of_sample, int64_t of_feature, int64_t features, int64_t count, uintptr_t target,

@@ -18,7 +18,7 @@ namespace gossamer {
 constexpr int32_t kPatternMagic = 0x4753504c;
 constexpr int32_t kPatternVersion = 1;
 constexpr int64_t kPatternHeader = 16;
-constexpr int64_t kMostPanel = 256;  // columns of a panel: kernels copy one to the stack
+constexpr int64_t kMostPanel = 256;  // columns of a panel: 128 samples of them fit the second-level cache
 
 struct Half {
   int64_t rows, columns, block, panel;

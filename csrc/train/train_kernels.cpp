@@ -7,25 +7,6 @@ namespace {
 
 constexpr int kForwardWidth = 8;                      // vectors of samples that one pass holds in registers
 constexpr int kBackwardWidth = kLanes == 16 ? 8 : 4;  // two registers each: x and dx
-constexpr int kPanelFloats = kMostPanel * kForwardWidth * kLanes;
-
-// Rows [first, first + count) of an activation, `Width` vectors of samples from `sample` on, closely packed: as they
-// are when the activation is no wider, else copied, since rows a power of two apart fall on few lines of the cache.
-template <int Width>
-GOSSAMER_INLINE const float* panel_of(Activations x, int64_t first, int64_t count, int64_t sample, float* copy) {
-  const float* source = x.data + first * x.ld + sample;
-  if (x.ld == Width * kLanes) return source;
-  for (int64_t r = 0; r < count; ++r) {
-    GOSSAMER_UNROLL
-    for (int j = 0; j < Width; ++j) store(copy + (r * Width + j) * kLanes, load(source + r * x.ld + j * kLanes));
-  }
-  return copy;
-}
-
-static int64_t columns_in(const Half& half, int64_t panel) {
-  const int64_t left = half.columns - panel * half.panel;
-  return left < half.panel ? left : half.panel;
-}
 
 struct ForwardTask {
   const Half& half;
@@ -42,9 +23,9 @@ struct ForwardTask {
 // One panel of inputs for `Width` vectors of samples: y (+)= W x. Returns the next non-zero.
 template <int Width>
 int64_t forward_panel(const ForwardTask& task, int64_t panel, const uint16_t* counts, int64_t k, int64_t sample) {
-  alignas(64) float copy[kPanelFloats];
   const Half& half = task.half;
-  const float* x = panel_of<Width>(task.x, panel * half.panel, columns_in(half, panel), sample, copy);
+  const int64_t ld = task.x.ld;
+  const float* x = task.x.data + panel * half.panel * ld + sample;
   const int64_t rows = rows_in(half, task.block), first = task.block * half.block;
   const bool last = panel + 1 == panels_of(half);
   float* y = task.y + first * task.ldy + sample;
@@ -55,7 +36,7 @@ int64_t forward_panel(const ForwardTask& task, int64_t panel, const uint16_t* co
       sum[j] = panel ? load(y + j * kLanes) : set(task.bias ? task.bias[first + r] : 0.0f);
     for (const int64_t end = k + counts[r]; k < end; ++k) {
       const V w = set(task.values[task.order[k]]);
-      const float* row = x + int64_t(half.index[k]) * (Width * kLanes);
+      const float* row = x + half.index[k] * ld;
       GOSSAMER_UNROLL
       for (int j = 0; j < Width; ++j) sum[j] = fma(w, load(row + j * kLanes), sum[j]);
     }
@@ -94,6 +75,7 @@ struct BackwardTask {
   float* dx;
   int64_t lddx;
   float* gradient;
+  bool accumulate;
 };
 
 // Sums of products, kept as vectors until there are kLanes of them, which are added up together.
@@ -123,14 +105,14 @@ struct Dots {
 
 template <int Width, bool Inputs, bool Weights>
 int64_t backward_panel(const BackwardTask& task, int64_t panel, const uint16_t* counts, int64_t k, int64_t sample) {
-  alignas(64) float copy[kMostPanel * Width * kLanes];
   const Half& half = task.half;
-  const float* dy = panel_of<Width>(task.dy, panel * half.panel, columns_in(half, panel), sample, copy);
+  const int64_t ld = task.dy.ld;
+  const float* dy = task.dy.data + panel * half.panel * ld + sample;
   const int64_t rows = rows_in(half, task.block), first = task.block * half.block;
   const float* x = task.x.data + first * task.x.ld + sample;
   float* dx = Inputs ? task.dx + first * task.lddx + sample : nullptr;
   Dots dots;
-  if constexpr (Weights) dots.gradient = task.gradient + k, dots.accumulate = sample > 0;
+  if constexpr (Weights) dots.gradient = task.gradient + k, dots.accumulate = task.accumulate || sample > 0;
   for (int64_t r = 0; r < rows; ++r, x += task.x.ld) {
     V input[Width], sum[Width];
     GOSSAMER_UNROLL
@@ -139,7 +121,7 @@ int64_t backward_panel(const BackwardTask& task, int64_t panel, const uint16_t* 
       if constexpr (Inputs) sum[j] = panel ? load(dx + r * task.lddx + j * kLanes) : set(0.0f);
     }
     for (const int64_t end = k + counts[r]; k < end; ++k) {
-      const float* row = dy + int64_t(half.index[k]) * (Width * kLanes);
+      const float* row = dy + half.index[k] * ld;
       const V w = Inputs ? set(task.values[k]) : set(0.0f);
       V even = set(0.0f), odd = set(0.0f);
       GOSSAMER_UNROLL
@@ -181,8 +163,8 @@ void backward_block(const BackwardTask& task, int64_t samples) {
 }
 
 void backward(const Half& half, const float* values, int64_t block, Activations x, Activations dy, float* dx,
-              int64_t lddx, float* gradient, int64_t samples) {
-  const BackwardTask task{half, values, block, x, dy, dx, lddx, gradient};
+              int64_t lddx, float* gradient, bool accumulate, int64_t samples) {
+  const BackwardTask task{half, values, block, x, dy, dx, lddx, gradient, accumulate};
   if (dx && gradient) return backward_block<true, true>(task, samples);
   if (dx) return backward_block<true, false>(task, samples);
   if (gradient) return backward_block<false, true>(task, samples);

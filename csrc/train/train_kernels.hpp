@@ -18,9 +18,9 @@ struct TrainKernels {
   // A block of outputs for all samples: y = W x + bias, then max(y, 0) with `relu`. bias may be null.
   void (*forward)(const Half& half, const int32_t* order, const float* values, int64_t block, Activations x, float* y,
                   int64_t ldy, const float* bias, bool relu, int64_t samples);
-  // A block of inputs: dx = W^T dy and the gradient of the block's values, dy . x. Either may be null.
+  // A block of inputs: dx = W^T dy and the gradient of the block's values, (+)= dy . x. Either may be null.
   void (*backward)(const Half& half, const float* values, int64_t block, Activations x, Activations dy, float* dx,
-                   int64_t lddx, float* gradient, int64_t samples);
+                   int64_t lddx, float* gradient, bool accumulate, int64_t samples);
   // Features [begin, end) of an activation whose sample s and feature f is at source[s * of_sample + f * of_feature],
   // into rows of memory, zero from `count` to `samples`. gate: keep entries whose y is above 0 (or NaN); null: all.
   // sums[f]: the sum over samples; null: none.

@@ -80,21 +80,26 @@ def _padded(samples: int) -> int:
     return (samples + _SAMPLES - 1) // _SAMPLES * _SAMPLES
 
 
+def _row(samples: int) -> int:
+    """Length of a row in memory: more for long rows, since with a power of two all would share few cache lines."""
+    padded = _padded(samples)
+    return padded if padded <= 128 else padded + _SAMPLES
+
+
 def _samples_last(x: Tensor) -> tuple[Tensor, int]:
     """Memory where sample s of feature f is at [f, s], zero in the padding; x's own where that is how x lies."""
     samples = x.shape[0]
     if x.stride(0) == 1 and samples % _SAMPLES == 0 and x.stride(1) >= samples:
         return x, x.stride(1)
-    return _load(x, None, None), _padded(samples)
+    return _load(x, None, None), _row(samples)
 
 
 def _load(x: Tensor, gate: Tensor | None, sums: Tensor | None) -> Tensor:
     """A padded copy (features, n) of x (samples, features); see TrainKernels.load."""
     samples, features = x.shape
-    width = _padded(samples)
-    target = torch.empty(features, width)
+    target = torch.empty(features, _row(samples))
     native.extension().train_load(
-        x.data_ptr(), x.stride(0), x.stride(1), features, samples, target.data_ptr(), width, width,
+        x.data_ptr(), x.stride(0), x.stride(1), features, samples, target.data_ptr(), target.stride(0), _padded(samples),
         0 if gate is None else gate.data_ptr(), 0 if gate is None else gate.stride(0),
         0 if sums is None else sums.data_ptr(), native.threads(),
     )  # fmt: skip
@@ -115,7 +120,7 @@ def _blank(samples: int, features: int, row_major: bool) -> Tensor:
     """An uninitialised (samples, features) result."""
     if row_major:
         return torch.empty(samples, features)
-    return torch.empty(features, _padded(samples))[:, :samples].t()
+    return torch.empty(features, _row(samples))[:, :samples].t()
 
 
 def _forward(
@@ -131,7 +136,7 @@ def _forward(
     source, ld = _samples_last(x)
     values = values.contiguous()
     bias = None if bias is None else bias.contiguous()
-    y = torch.empty(outputs, _padded(samples))
+    y = torch.empty(outputs, _row(samples))
     extension.train_forward(
         words.data_ptr(), words.numel(), values.data_ptr(), 0 if bias is None else bias.data_ptr(),
         source.data_ptr(), ld, y.data_ptr(), y.stride(0), relu, _padded(samples), native.threads(),
@@ -158,14 +163,14 @@ def _backward(
     if y is None and not wanted[2]:
         gradient, lddy = _samples_last(dy)
     else:
-        gradient, lddy = _load(dy, None if gate is None else _rows(gate), sums if wanted[2] else None), _padded(samples)
+        gradient, lddy = _load(dy, None if gate is None else _rows(gate), sums if wanted[2] else None), _row(samples)
     source, ldx = _samples_last(x) if wanted[1] else (x, 0)
     values = values.contiguous()
-    dx = torch.empty(inputs, _padded(samples)) if wanted[0] else torch.empty(0)
+    dx = torch.empty(inputs, _row(samples)) if wanted[0] else torch.empty(0)
     dvalues = torch.empty(nonzeros if wanted[1] else 0)
     extension.train_backward(
         words.data_ptr(), words.numel(), values.data_ptr(), source.data_ptr(), ldx, gradient.data_ptr(), lddy,
-        dx.data_ptr() if wanted[0] else 0, _padded(samples), dvalues.data_ptr() if wanted[1] else 0,
+        dx.data_ptr() if wanted[0] else 0, _row(samples), dvalues.data_ptr() if wanted[1] else 0,
         _padded(samples), native.threads(),
     )  # fmt: skip
     if wanted[0]:
@@ -245,7 +250,7 @@ def _(
 
 def _fake(x: Tensor, features: int, row_major: bool) -> Tensor:
     samples = x.shape[0]
-    return x.new_empty(samples, features) if row_major else x.new_empty(features, _padded(samples))[:, :samples].t()
+    return x.new_empty(samples, features) if row_major else x.new_empty(features, _row(samples))[:, :samples].t()
 
 
 @torch.library.custom_op("gossamer::sparse_linear_backward", mutates_args=())

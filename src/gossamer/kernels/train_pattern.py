@@ -68,8 +68,8 @@ def _up(count: int) -> int:
 
 
 def _block(rows: int) -> int:
-    """Blocks are what threads share out: six or more of them, large enough to use a panel often."""
-    return min(max(_up(-(-rows // 6)), 128), 512)
+    """Blocks are what threads share out: four or more of them, large enough to use a panel often."""
+    return min(max(_up(-(-rows // 4)), 128), 512)
 
 
 def pack_pattern(mask: Tensor, geometry: Geometry | None = None) -> Pattern:
@@ -200,9 +200,7 @@ def transfer(last: Pattern, values: Tensor, new: Pattern) -> Tensor:
         return gather(new, dense)
     values = values.contiguous()
     moved = torch.empty(new.nonzeros)
-    extension.train_transfer(
-        *_buffer(last), values.data_ptr(), *_buffer(new), moved.data_ptr(), native.threads()
-    )
+    extension.train_transfer(*_buffer(last), values.data_ptr(), *_buffer(new), moved.data_ptr(), native.threads())
     return moved
 
 
