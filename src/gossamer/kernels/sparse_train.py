@@ -99,7 +99,8 @@ def _load(x: Tensor, gate: Tensor | None, sums: Tensor | None) -> Tensor:
     samples, features = x.shape
     target = torch.empty(features, _row(samples))
     native.extension().train_load(
-        x.data_ptr(), x.stride(0), x.stride(1), features, samples, target.data_ptr(), target.stride(0), _padded(samples),
+        x.data_ptr(), x.stride(0), x.stride(1), features, samples,
+        target.data_ptr(), target.stride(0), _padded(samples),
         0 if gate is None else gate.data_ptr(), 0 if gate is None else gate.stride(0),
         0 if sums is None else sums.data_ptr(), native.threads(),
     )  # fmt: skip
