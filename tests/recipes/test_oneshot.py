@@ -505,3 +505,24 @@ def test_bad_calls():
 def test_the_verb_is_public():
     assert gossamer.prune_ is prune_
     assert plain_forward(F.relu, torch.ones(2)).tolist() == [1.0, 1.0]
+
+
+def test_half_precision_models_stay_in_their_type():
+    net = language().bfloat16()
+    report = prune_(net, 0.5, score="sparsegpt", calibration=TOKENS, select=HEAD)
+    assert report.density == 0.5
+    assert {p.dtype for p in net.parameters()} == {torch.bfloat16}
+    for name, mask in report.masks.items():
+        assert not net.get_parameter(name)[~mask].count_nonzero()
+    assert all(row.error < 0.2 for row in report.layers)
+
+
+def test_torchs_own_encoder_is_pruned_where_its_layers_are_called():
+    """Attention there computes with its output layer's weight without calling it, which the report says."""
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    net = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+    report = prune_(net, 0.5, score="sparsegpt", calibration=[torch.randn(8, 5, 16)])
+    assert [row.name for row in report.layers] == [f"layers.{i}.linear{j}.weight" for i in (0, 1) for j in (1, 2)]
+    assert set(report.skipped) == {f"layers.{i}.self_attn.out_proj.weight" for i in (0, 1)}
+    assert report.chains == ("layers",)

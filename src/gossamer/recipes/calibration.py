@@ -134,6 +134,12 @@ class _Call:
         named = [value for key, value in self.kwargs.items() if self.args or key != "hidden_states"]
         return tree_leaves([self.args[1:], named])
 
+    def without_hidden(self) -> _Call:
+        """The same call, holding no hidden state."""
+        if self.args:
+            return _Call((None, *self.args[1:]), self.kwargs)
+        return _Call((), {**self.kwargs, "hidden_states": None})
+
     def again(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """Call the block with another hidden state."""
         if self.args:
@@ -302,30 +308,37 @@ class Walk:
             block = self.model.get_submodule(name)
 
             def run(number: int, name: str = name, block: nn.Module = block) -> Tensor:
-                return calls[number][name][0].again(block, hidden[number].clone())  # it may work in place
+                return calls[number][name].again(block, hidden[number].clone())  # it may work in place
 
             for unit in (u for u in self.plan.units if _unit_in(u, name)):
                 yield unit, partial(self._measure, unit, run)
             for number in range(len(hidden)):
                 hidden[number] = run(number)
 
-    def _capture(self, chain: list[str]) -> tuple[list[Tensor], list[dict[str, list[_Call]]]]:
-        """For every batch the hidden state in front of the chain, and the side inputs of its blocks."""
-        blocks = {name: self.model.get_submodule(name) for name in chain}
+    def _capture(self, chain: list[str]) -> tuple[list[Tensor], list[dict[str, _Call]]]:
+        """For every batch the hidden state in front of the chain, and what else each of its blocks is given."""
         hidden, calls = [], []
         for number in range(len(self.batches)):
-            seen: dict[str, list[_Call]] = {}
-            with _recorded(blocks, seen):
+            seen: dict[str, _Call] = {}
+
+            def keep(name: str, seen: dict[str, _Call], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                call = _Call(args, kwargs)
+                if name == chain[0]:
+                    hidden.append(call.hidden.clone())
+                seen[name] = call.without_hidden()
+                if name == chain[-1]:
+                    raise _Enough
+
+            with _hooks([self._before(name, partial(keep, name, seen)) for name in chain]), suppress(_Enough):
                 self._whole(number)
-            hidden.append(seen[chain[0]][0].hidden.clone())
-            for call in (c for recorded in seen.values() for c in recorded):
-                call.output = None
-                if call.args:
-                    call.args = (None, *call.args[1:])
-                else:
-                    call.kwargs = {**call.kwargs, "hidden_states": None}
             calls.append(seen)
         return hidden, calls
+
+    def _before(self, name: str, look: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Any:
+        """Have `look` called with the arguments of a module before each of its calls; returns the hook."""
+        return self.model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, kwargs: look(args, kwargs), with_kwargs=True
+        )
 
     def _measure(self, unit: Unit, run: Callable[[int], Any], gram: bool) -> Statistics:
         """Sum up the inputs of a unit over all batches, running each only up to the unit's last call."""
