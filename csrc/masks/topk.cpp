@@ -1,6 +1,8 @@
 #include "topk.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <functional>
 
@@ -54,6 +56,39 @@ uint32_t threshold_long(const float* scores, int64_t count, int64_t keep) {
   return static_cast<uint32_t>(found);
 }
 
+// The same in one pass, where a sample tells between which keys the threshold lies: those above are counted, those
+// between are kept in `room` and partially sorted. False where the sample misled, or too many are equal.
+bool threshold_by_sample(const float* scores, int64_t count, int64_t keep, uint8_t* room, uint32_t& threshold) {
+  uint32_t sample[kShort];
+  for (int64_t i = 0; i < kShort; ++i) sample[i] = key(scores[i * count / kShort]);
+  const double rank = double(keep) * kShort / double(count);
+  const double spread = 8 + 3 * std::sqrt(rank * (1 - rank / kShort));
+  const auto ranked = [&](double place) {
+    const int64_t r = static_cast<int64_t>(place);
+    std::nth_element(sample, sample + r, sample + kShort, std::greater<>());
+    return sample[r];
+  };
+  const uint32_t low = rank + spread < kShort ? ranked(rank + spread) : 0;
+  const uint32_t high = rank > spread ? ranked(rank - spread) : UINT32_MAX;
+  uint32_t* between = reinterpret_cast<uint32_t*>((reinterpret_cast<uintptr_t>(room) + 3) & ~uintptr_t(3));
+  const int64_t capacity = count / 4 - 1;
+  int64_t above = 0, found = 0;
+  for (int64_t i = 0; i < count;) {
+    const int64_t stop = std::min(count, i + 1024);
+    if (found + (stop - i) > capacity) return false;
+    for (; i < stop; ++i) {
+      const uint32_t k = key(scores[i]);
+      above += k > high;
+      between[found] = k;
+      found += k <= high && k >= low;
+    }
+  }
+  if (above >= keep || above + found < keep) return false;
+  std::nth_element(between, between + (keep - above - 1), between + found, std::greater<>());
+  threshold = between[keep - above - 1];
+  return true;
+}
+
 }  // namespace
 
 bool topk_row(const float* scores, uint8_t* mask, int64_t count, int64_t keep) {
@@ -64,8 +99,11 @@ bool topk_row(const float* scores, uint8_t* mask, int64_t count, int64_t keep) {
     std::memset(mask, keep > 0, static_cast<size_t>(count));
     return true;
   }
-  const uint32_t threshold =
-      count <= kShort ? threshold_short(scores, count, keep) : threshold_long(scores, count, keep);
+  uint32_t threshold;
+  if (count <= kShort)
+    threshold = threshold_short(scores, count, keep);
+  else if (count < 16 * kShort || !threshold_by_sample(scores, count, keep, mask, threshold))
+    threshold = threshold_long(scores, count, keep);
   int64_t ties = keep;
   for (int64_t i = 0; i < count; ++i) {
     const bool above = key(scores[i]) > threshold;

@@ -70,6 +70,26 @@ def test_short_and_long_rows_count_exactly(level, count, fraction):
     assert torch.equal(topk_mask(scores, k), expected)
 
 
+@pytest.mark.parametrize("kind", ["random", "mostly -inf", "ascending", "few values", "one sample in a stride"])
+@pytest.mark.parametrize("fraction", [0.0001, 0.07, 0.5, 0.95])
+def test_long_rows_count_exactly_whatever_a_sample_says(level, kind, fraction):
+    count = 70_001
+    scores = torch.randn(count)
+    if kind == "mostly -inf":
+        scores[torch.rand(count) < 0.9] = -math.inf
+    elif kind == "ascending":
+        scores = scores.sort().values
+    elif kind == "few values":
+        scores = scores.round()
+    elif kind == "one sample in a stride":
+        scores[torch.arange(4096) * count // 4096] = 9.0  # what a sample at equal distances sees
+    k = int(fraction * count)
+    order = scores.sort(descending=True, stable=True).indices[:k]
+    expected = torch.zeros(count, dtype=torch.bool)
+    expected[order] = True
+    assert torch.equal(topk_mask(scores, k), expected)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -math.inf])
 def test_equal_scores_keep_the_first(level, value):
     scores = torch.full((7, 11), value)
