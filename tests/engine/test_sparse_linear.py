@@ -30,6 +30,7 @@ pytestmark = needs_kernels
 IN, WIDTH, CLASSES = 40, 96, 5
 SGD = lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3)  # noqa: E731
 ADAM = lambda p: torch.optim.AdamW(p, lr=2e-3, weight_decay=1e-2)  # noqa: E731
+FUSED = lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, fused=True)  # noqa: E731
 RECIPES = {
     "static": lambda: random(0.8, allocation="uniform"),
     "set": lambda: set_(0.8, every=7, allocation=Uniform()),
@@ -85,7 +86,7 @@ def layers(model: nn.Module) -> list[SparseLinear]:
 # ---------------------------------------------------------------- the same run
 
 
-@pytest.mark.parametrize("optimiser", [SGD, ADAM], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("optimiser", [SGD, ADAM, FUSED], ids=["sgd", "adamw", "fused"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_sixty_steps_are_those_of_masked_dense_training(recipe, optimiser):
     runs = {}
@@ -211,8 +212,9 @@ def test_digits_are_learnt_as_well():
 # ---------------------------------------------------------------- saving
 
 
-def test_the_state_is_that_of_plain_layers():
-    model, optimizer, sparsifier = start(RECIPES["set"]())
+@pytest.mark.parametrize("optimiser", [SGD, FUSED], ids=["sgd", "fused"])
+def test_the_state_is_that_of_plain_layers(optimiser):
+    model, optimizer, sparsifier = start(RECIPES["set"](), optimiser)
     train(model, optimizer, range(10))
     state, x = model.state_dict(), batch(0)[0]
     plain = network()

@@ -4,8 +4,8 @@
 >>> from gossamer.sparsify.sparsifier import Sparsifier
 >>> model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
 >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
->>> sparsifier = Sparsifier(model, optimizer, rigl(0.9), steps=100)
->>> layers = sparsify_linears(sparsifier)          # then train as ever; sparsifier.finalize() undoes it
+>>> sparsifier = Sparsifier(model, optimizer, rigl(0.9), steps=1000)
+>>> layers = sparsify_linears(sparsifier)  # then train as ever; sparsifier.finalize() undoes it
 """
 
 from __future__ import annotations
@@ -104,15 +104,15 @@ class SparseLinear(nn.Module):
     # ------------------------------------------------------------------ values and the dense weight
 
     def _remember(self) -> None:
-        """Both forms agree now: note it, to see later which of them moved."""
-        self._weight_version, self._values_version = self.weight._version, self.values._version
+        """Both forms agree now: note it, to see later whether somebody wrote to the dense weight."""
+        self._weight_version = self.weight._version
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Bring the dense weight up to date."""
         if self.weight._version != self._weight_version:
             self.read(self.mask)
-        elif self.values._version != self._values_version:
+        else:  # always: fused optimisers change values without a new version
             scatter_(self.pattern, self.values.detach(), self.weight.detach())
             self._remember()
 
