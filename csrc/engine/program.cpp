@@ -7,6 +7,7 @@
 #include <string>
 
 #include "../core/pool.hpp"
+#include "../sparse/workspace.hpp"
 #include "engine_kernels.hpp"
 
 namespace gossamer {
@@ -15,6 +16,9 @@ namespace {
 constexpr int64_t kMost = int64_t(1) << 40;     // floats of anything
 constexpr int64_t kBeyond = 64;                 // bytes readable after each array
 constexpr int64_t kFewVectors = 8;              // below it a fully connected layer is a product with each of them
+constexpr int64_t kStrip = 1 << 17;             // floats of depthwise outputs held at a time, in the L2 cache
+constexpr int64_t kRowsAtATime = 4;             // of a depthwise convolution
+constexpr int64_t kFewPixels = 416;             // of a strip at least: two of the widest tiles of one row
 constexpr int64_t kGrain = 1 << 14;             // floats in a chunk of an element-wise step
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
@@ -46,6 +50,22 @@ int64_t windows(int64_t length, int64_t kernel, int64_t stride, int64_t padding,
   const int64_t extent = dilation * (kernel - 1) + 1;
   if (padding >= extent + stride || length + 2 * padding < extent) refuse("a window does not fit its input");
   return (length + 2 * padding - extent) / stride + 1;
+}
+
+void depthwise_steps(const Depthwise& job, int64_t images, int threads) {
+  if (job.after.residual) return depthwise(job, images, threads);
+  const auto& kernels = engine_kernels();
+  const int64_t size = job.height * job.width, height = job.out(job.height), out_size = height * job.out(job.width);
+  parallel_for(images * job.channels, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, size)), threads,
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t plane = begin; plane < end; ++plane) {
+                   Depthwise one = job;  // channels before the plane's own are skipped, not read
+                   const int64_t c = plane % job.channels;
+                   one.x = job.x + (plane - c) * size;
+                   one.y = job.y + (plane - c) * out_size;
+                   kernels.depthwise_rows(one, 0, height, c, c + 1);
+                 }
+               });
 }
 
 }  // namespace
@@ -146,9 +166,26 @@ void Program::check_windows(const Step& s) const {
     if (p[5] > p[3] / 2) refuse("a pooling window may lie outside of the image");
     return;
   }
+  check_depthwise(s, s.weights, s.bias);
+}
+
+void Program::check_depthwise(const Step& s, int64_t weight, int64_t bias) const {
+  const int64_t* p = s.shape;
   if ((p[3] != 3 && p[3] != 5) || p[4] > 2 || p[5] >= p[3]) refuse("no depthwise kernel has this shape");
-  array(s.weights, 0, product({p[0], p[3], p[3]}));
-  if (s.bias >= 0) array(s.bias, 0, p[0]);
+  array(weight, 0, product({p[0], p[3], p[3]}));
+  if (bias >= 0) array(bias, 0, p[0]);
+}
+
+void Program::check_separable(const Step& s) const {
+  const int64_t* p = s.shape;  // as check_windows, then the depthwise bias and activation
+  const int64_t pixels = product({windows(p[1], p[3], p[4], p[5], 1), windows(p[2], p[3], p[4], p[5], 1)});
+  const BlockMatrix& a = matrix(s.weights, false).block;
+  if (a.columns != p[0]) refuse("weights of another shape");
+  if (p[7] < 0 || p[7] > 4) refuse("an unknown activation");
+  check_depthwise(s, s.rows, p[6]);
+  expect(s.in, product({p[0], p[1], p[2]}), "input");
+  expect(s.out, product({a.rows, pixels}), "output");
+  if (s.bias >= 0) array(s.bias, 0, a.rows);
 }
 
 void Program::check(const Step& s) const {
@@ -172,6 +209,7 @@ void Program::check(const Step& s) const {
       break;
     }
     case Op::depthwise: check_windows(s); break;
+    case Op::separable: check_separable(s); break;
     case Op::max_pool: check_windows(s); is_other_used = false; break;
     case Op::mean:
       expect(s.in, product({s.shape[0], s.shape[1]}), "input");
@@ -225,10 +263,12 @@ void Program::step(const Step& s, const Call& call) const {
         linear(matrices_[s.weights].block, images * p[0], x, y, after, call.threads);
       }
       break;
-    case Op::depthwise:
-      depthwise({p[0], p[1], p[2], p[3], p[4], p[5], static_cast<const float*>(array(s.weights, 0, 0)), x, y, after},
-                images, call.threads);
+    case Op::depthwise: {
+      const Depthwise job{p[0], p[1], p[2], p[3], p[4], p[5], static_cast<const float*>(array(s.weights, 0, 0)), x, y, after};
+      depthwise_steps(job, images, call.threads);
       break;
+    }
+    case Op::separable: separable(s, call); break;
     case Op::max_pool: max_pool({p[1], p[2], p[3], p[4], p[5], x, y}, images * p[0], call.threads); break;
     case Op::mean: mean(x, y, images * p[0], p[1], call.threads); break;
     case Op::add: add(x, other, y, after.activation, images * values_[s.out].size, call.threads); break;
@@ -243,6 +283,42 @@ void Program::step(const Step& s, const Call& call) const {
                    [&](int64_t begin, int64_t end) { kernels.scale(x, other, y, p[1], begin, end); });
     }
   }
+}
+
+void Program::separable(const Step& s, const Call& call) const {
+  const int64_t* p = s.shape;
+  const auto floats = [&](int64_t index) { return index < 0 ? nullptr : static_cast<const float*>(array(index, 0, 0)); };
+  Depthwise first{p[0], p[1], p[2], p[3], p[4], p[5], floats(s.rows), nullptr, nullptr,
+                  {floats(p[6]), nullptr, static_cast<Activation>(p[7])}};
+  const BlockMatrix& a = matrices_[s.weights].block;
+  const int64_t height = first.out(p[1]), width = first.out(p[2]), pixels = height * width;
+  const int64_t wanted = std::max(kStrip / (p[0] * width), (kFewPixels + width - 1) / width);
+  const int64_t rows = std::min((wanted + kRowsAtATime - 1) / kRowsAtATime * kRowsAtATime, height);
+  const int64_t strips = (height + rows - 1) / rows;
+  const auto& kernels = engine_kernels();
+  const bool is_outer = call.images * strips >= 2 * call.threads;  // each thread takes whole strips
+  const int inner = is_outer ? 1 : call.threads;
+  parallel_for(call.images * strips, 1, is_outer ? call.threads : 1, [&](int64_t chunk, int64_t) {
+    const int64_t image = chunk / strips, begin = chunk % strips * rows, end = std::min(begin + rows, height);
+    thread_local Scratch scratch;
+    float* const strip = scratch.floats(p[0] * (end - begin) * width);
+    Depthwise job = first;
+    job.x = call.at(s.in) + image * p[0] * p[1] * p[2];
+    job.y = strip;
+    parallel_for(p[0], std::max<int64_t>(1, kGrain / ((end - begin) * width)), inner, [&](int64_t from, int64_t to) {
+      kernels.depthwise_rows(job, begin, end, from, to);
+    });
+    const int64_t place = image * a.rows * pixels + begin * width;
+    Spmm product;
+    product.a = a;
+    product.x = strip;
+    product.x_stride = product.pixels = (end - begin) * width;
+    product.y = call.at(s.out) + place;
+    product.y_stride = pixels;
+    const float* residual = call.at(s.other);
+    product.after = {floats(s.bias), residual ? residual + place : nullptr, static_cast<Activation>(s.activation)};
+    spmm(product, inner);
+  });
 }
 
 void Program::run(int64_t begin, int64_t end, int64_t images, int64_t chunk, const uintptr_t* addresses, float* arena,

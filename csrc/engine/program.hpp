@@ -9,12 +9,16 @@
 
 namespace gossamer {
 
-enum class Op : int64_t { conv = 0, linear = 1, depthwise = 2, max_pool = 3, mean = 4, add = 5, copy = 6, scale = 7 };
+enum class Op : int64_t {
+  conv = 0, linear = 1, depthwise = 2, max_pool = 3, mean = 4, add = 5, copy = 6, scale = 7,
+  separable = 8  // depthwise, then a 1x1 convolution, by strips of rows that stay in the cache
+};
 
 // A row of the step table. Indices of absent things are -1.
 struct Step {
   int64_t op, in, out, other;        // values; `other` is the residual, or a second operand
-  int64_t weights, rows;             // arrays (depthwise) or matrices; `rows`: the format for few images (linear)
+  int64_t weights, rows;             // arrays (depthwise) or matrices; `rows`: the format for few images (linear),
+                                     // or the array of the depthwise weight (separable)
   int64_t bias, activation;          // an array, an Activation
   int64_t shape[11];                 // by operator, see program.cpp
 };
@@ -62,9 +66,12 @@ class Program {
   void check(const Step& step) const;
   void check_conv(const Step& step) const;
   void check_windows(const Step& step) const;
+  void check_depthwise(const Step& step, int64_t weight, int64_t bias) const;
+  void check_separable(const Step& step) const;
   const Sparse& matrix(int64_t index, bool is_row) const;
   void expect(int64_t value, int64_t size, const char* role) const;
   void step(const Step& step, const Call& call) const;
+  void separable(const Step& step, const Call& call) const;
 
   std::vector<Step> steps_;
   std::vector<Value> values_;

@@ -1,5 +1,6 @@
 """Plan files: run without torch, and refuse whatever is damaged."""
 
+import contextlib
 import json
 import struct
 import subprocess
@@ -151,10 +152,8 @@ def test_tables_out_of_range_never_reach_the_kernels(saved, tmp_path, data):
         plan = Plan.load(path)
     except CheckpointError:
         return
-    try:
+    with contextlib.suppress(MemoryError):
         assert plan(np.ones((2, 1, 16, 16), np.float32)).shape == (2, 10)
-    except MemoryError:
-        pass
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

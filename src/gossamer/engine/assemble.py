@@ -18,6 +18,8 @@ from gossamer.kernels.formats import PackedWeight
 
 # enum class Op in csrc/engine/program.hpp; "act" is an addition without a second operand.
 _OPS = {"conv": 0, "linear": 1, "depthwise": 2, "max_pool": 3, "mean": 4, "add": 5, "act": 5, "cat": 6, "scale": 7}
+_SEPARABLE = 8  # a depthwise convolution and the 1x1 convolution after it, in one step
+_LEAST_JOINED = 1 << 16  # floats between the two: fewer stay in the cache anyhow
 _TYPES = {torch.float32: 0, torch.int32: 1, torch.uint16: 2, torch.int64: 3, torch.bfloat16: 4}
 _SLACK = 64  # bytes that stay readable after each array
 
@@ -53,23 +55,50 @@ class Assembly:
     owners: list[Node]
     outside: frozenset[int]
     borrowed: bool  # the result of a torch node may lie in the arena
+    joined: tuple[Node, ...] = ()  # depthwise nodes that run in the step of the next one
 
     @property
     def is_native(self) -> bool:
         return all(part.node is None for part in self.parts)
 
 
-def assemble(graph: Graph, choices: Mapping[int, Choice], packer: Packer) -> Assembly:
-    """Lay out memory and write the steps. `choices` go by id of the node; what is missing runs dense."""
-    builder = _Builder(graph, choices, packer)
+def assemble(graph: Graph, choices: Mapping[int, Choice], packer: Packer, join: bool = False) -> Assembly:
+    """Lay out memory and write the steps. `choices` go by id of the node; what is missing runs dense.
+
+    Args:
+        join: run depthwise convolutions with large outputs together with the 1x1 convolution that reads them, strip
+            by strip, so that what lies between never leaves the cache.
+    """
+    builder = _Builder(graph, choices, packer, join_pairs(graph, choices) if join else {})
     for node in graph.nodes:
         builder.add(node)
     return builder.finish()
 
 
+def join_pairs(graph: Graph, choices: Mapping[int, Choice]) -> dict[int, Node]:
+    """id of a 1x1 convolution -> the depthwise convolution that can run in the same step."""
+    makers, readers = graph.makers(), graph.readers()
+    pairs = {}
+    for node in graph.nodes:
+        maker = makers.get(node.inputs[0]) if node.op == "conv" and node.shape[3:9] == (1, 1, 1, 1, 0, 0) else None
+        if (
+            maker is not None
+            and maker.op == "depthwise"
+            and maker.residual is None
+            and maker.output != graph.result
+            and len(readers[maker.output]) == 1
+            and node.residual != maker.output
+            and graph.size(maker.output) >= _LEAST_JOINED
+            and choices.get(id(node), Choice()).kind != TORCH
+        ):
+            pairs[id(node)] = maker
+    return pairs
+
+
 class _Builder:
-    def __init__(self, graph: Graph, choices: Mapping[int, Choice], packer: Packer) -> None:
-        self.graph, self.choices, self.packer = graph, choices, packer
+    def __init__(self, graph: Graph, choices: Mapping[int, Choice], packer: Packer, pairs: Mapping[int, Node]) -> None:
+        self.graph, self.choices, self.packer, self.pairs = graph, choices, packer, pairs
+        self.inside = {id(node) for node in pairs.values()}  # depthwise nodes without a step of their own
         self.steps: list[list[int]] = []
         self.owners: list[Node] = []
         self.parts: list[Part] = []
@@ -77,6 +106,8 @@ class _Builder:
         self.matrices: list[list[int]] = []
 
     def add(self, node: Node) -> None:
+        if id(node) in self.inside:
+            return
         if node.op == "torch" or self._choice(node).kind == TORCH:
             self.parts.append(Part(len(self.steps), len(self.steps), node))
             return
@@ -98,6 +129,8 @@ class _Builder:
                 for value, start in zip(node.inputs, node.shape, strict=True)
             ]
         other = node.inputs[1] if len(node.inputs) > 1 else -1 if node.residual is None else node.residual
+        if id(node) in self.pairs:
+            return [self._separable(self.pairs[id(node)], node, other)]
         weights = rows = bias = -1
         if node.op == "depthwise":
             weights = self._array(node.weight)
@@ -108,6 +141,13 @@ class _Builder:
         if node.bias is not None:
             bias = self._array(node.bias)
         return [[op, node.inputs[0], node.output, other, weights, rows, bias, code, *_filled(node.shape)]]
+
+    def _separable(self, first: Node, node: Node, residual: int) -> list[int]:
+        weights = self._matrix(self.packer(node, self._choice(node).kind))
+        shape = (*first.shape, self._array(first.bias), activation_code(first.activation))
+        arrays = (self._array(first.weight), self._array(node.bias))
+        code = activation_code(node.activation)
+        return [_SEPARABLE, first.inputs[0], node.output, residual, weights, *arrays, code, *_filled(shape)]
 
     def _array(self, tensor: Tensor | None) -> int:
         if tensor is None:
@@ -137,14 +177,18 @@ class _Builder:
             _table(self.steps, STEP_WIDTH), _table(values, 2), arrays, _table(self.matrices, 9), constants, length
         )
         borrowed = self.graph.result in by_torch
-        return Assembly(tables, self.parts, self.owners, outside, borrowed)
+        return Assembly(tables, self.parts, self.owners, outside, borrowed, tuple(self.pairs.values()))
 
     def _places(self, outside: frozenset[int]) -> tuple[dict[int, int], int]:
         """The result of a torch node may be a view of what it read, which then has to stay as long."""
         held: dict[int, set[int]] = {}
         steps: list[tuple[list[int], int]] = []
         for node in self.graph.nodes:
-            reads = {*node.reads}.union(*(held.get(v, set()) for v in node.reads))
+            if id(node) in self.inside:
+                continue
+            first = self.pairs.get(id(node))
+            direct = [*first.inputs, *([] if node.residual is None else [node.residual])] if first else node.reads
+            reads = {*direct}.union(*(held.get(v, set()) for v in direct))
             if node.op == "torch":
                 held[node.output] = reads
             steps.append((sorted(reads), node.output))

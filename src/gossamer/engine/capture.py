@@ -15,7 +15,7 @@ from gossamer.errors import ConfigError, GossamerError
 MOST_EXPANDED = 1 << 24  # weights of a grouped convolution written out as an ordinary one
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """Why a node runs through torch."""
 
 
@@ -87,9 +87,9 @@ class _Importer:
         handler = OPERATORS.get(str(node.target))
         try:
             if handler is None:
-                raise Unsupported(f"no kernel for {node.target}")
+                raise UnsupportedError(f"no kernel for {node.target}")
             handler(self, node)
-        except Unsupported as why:
+        except UnsupportedError as why:
             self._torch(node, str(why))
 
     # ---- what handlers use
@@ -98,27 +98,29 @@ class _Importer:
         """Shape of one image."""
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or value.dtype is not torch.float32:
-            raise Unsupported("not a float32 tensor")
+            raise UnsupportedError("not a float32 tensor")
         if value.dim() < 2 or str(value.shape[0]) != str(self.dim) or any(type(n) is not int for n in value.shape[1:]):
-            raise Unsupported("its first dimension is not the batch, or others are not fixed")
+            raise UnsupportedError("its first dimension is not the batch, or others are not fixed")
         return tuple(value.shape[1:])
 
     def value(self, node: Any) -> int:
         """The value behind a traced node that has a batch."""
         if node.name not in self.graph.names or self.graph.names[node.name] < 0:
-            raise Unsupported("an operand is a constant")
+            raise UnsupportedError("an operand is a constant")
         self.shape(node)
         return self.graph.names[node.name]
 
-    def constant(self, node: Any) -> Tensor | None:
+    def optional(self, node: Any) -> Tensor | None:
+        """A weight that may be absent."""
+        return None if node is None else self.constant(node)
+
+    def constant(self, node: Any) -> Tensor:
         """A weight."""
-        if node is None:
-            return None
         if node.name not in self.graph.constants:
-            raise Unsupported("a weight is computed, not stored")
+            raise UnsupportedError("a weight is computed, not stored")
         found = self.graph.constants[node.name].detach()
         if found.dtype is not torch.float32 or not bool(torch.isfinite(found).all()):
-            raise Unsupported("a weight is not float32, or not finite")
+            raise UnsupportedError("a weight is not float32, or not finite")
         return found
 
     def add(self, node: Any, op: str, inputs: list[int], **fields: Any) -> None:
@@ -148,7 +150,7 @@ class _Importer:
         inputs = sorted({self.graph.names[n.name] for n in node.all_input_nodes if n.name in self.graph.names})
         try:
             shape: tuple[int, ...] | None = self.shape(node)
-        except Unsupported:
+        except UnsupportedError:
             shape = None
         output = self.graph.value(shape)
         self.graph.names[node.name] = output
@@ -174,7 +176,7 @@ def _layer(node: Any) -> str:
     return path if is_leaf else f"{path}.{kind}" if path else kind
 
 
-# ---- operators: each adds nodes, or raises Unsupported
+# ---- operators: each adds nodes, or raises UnsupportedError
 
 
 def _arguments(node: Any, *defaults: Any) -> list[Any]:
@@ -193,7 +195,7 @@ def _pair(value: Any) -> list[int]:
 
 def _conv(at: _Importer, node: Any) -> None:
     x, w, b, stride, padding, dilation, groups = _arguments(node, None, None, None, 1, 0, 1, 1)
-    weight, bias, source = at.constant(w), at.constant(b), at.value(x)
+    weight, bias, source = at.constant(w), at.optional(b), at.value(x)
     shape = at.shape(x)
     if isinstance(padding, str):
         padding = _same_padding(padding, weight.shape[2:], dilation)
@@ -214,7 +216,7 @@ def _same_padding(padding: str, kernel: Any, dilation: Any) -> list[int]:
         return [0, 0]
     extents = [d * (k - 1) for k, d in zip(kernel, _pair(dilation), strict=True)]
     if any(e % 2 for e in extents):
-        raise Unsupported("'same' padding of an even kernel")
+        raise UnsupportedError("'same' padding of an even kernel")
     return [e // 2 for e in extents]
 
 
@@ -224,7 +226,7 @@ def _ungrouped(weight: Tensor, groups: int) -> Tensor:
         return weight
     out, inputs, *kernel = weight.shape
     if out * inputs * groups * kernel[0] * kernel[1] > MOST_EXPANDED:
-        raise Unsupported(f"a convolution with {groups} groups of this size")
+        raise UnsupportedError(f"a convolution with {groups} groups of this size")
     full = weight.new_zeros(out, inputs * groups, *kernel)
     for g in range(groups):
         rows = slice(g * out // groups, (g + 1) * out // groups)
@@ -235,7 +237,7 @@ def _ungrouped(weight: Tensor, groups: int) -> Tensor:
 def _batch_norm(at: _Importer, node: Any) -> None:
     x, gamma, beta, mean, variance, training, _, epsilon, _ = _arguments(node, *[None] * 5, False, 0.1, 1e-5, True)
     if training or mean is None:
-        raise Unsupported("batch normalisation by the batch's own statistics")
+        raise UnsupportedError("batch normalisation by the batch's own statistics")
     mean_, variance_ = at.constant(mean).double(), at.constant(variance).double()
     scale = (variance_ + epsilon).rsqrt()
     if gamma is not None:
@@ -252,13 +254,13 @@ def _linear(at: _Importer, node: Any) -> None:
     rows = 1
     for n in shape[:-1]:
         rows *= n
-    at.add(node, "linear", [at.value(x)], shape=(rows,), weight=weight, bias=at.constant(b))
+    at.add(node, "linear", [at.value(x)], shape=(rows,), weight=weight, bias=at.optional(b))
 
 
 def _activation(name: str) -> Callable[[_Importer, Any], None]:
     def handle(at: _Importer, node: Any) -> None:
         if name == "gelu" and node.kwargs.get("approximate", "none") != "none":
-            raise Unsupported("GELU by tanh")
+            raise UnsupportedError("GELU by tanh")
         at.add(node, "act", [at.value(node.args[0])], activation=name)
 
     return handle
@@ -267,26 +269,26 @@ def _activation(name: str) -> Callable[[_Importer, Any], None]:
 def _hardtanh(at: _Importer, node: Any) -> None:
     x, low, high = _arguments(node, None, -1, 1)
     if (low, high) != (0, 6):
-        raise Unsupported(f"hardtanh from {low} to {high}")
+        raise UnsupportedError(f"hardtanh from {low} to {high}")
     at.add(node, "act", [at.value(x)], activation="relu6")
 
 
 def _add(at: _Importer, node: Any) -> None:
     a, b = node.args[:2]
     if node.kwargs.get("alpha", 1) != 1 or not hasattr(b, "meta") or at.shape(a) != at.shape(b):
-        raise Unsupported("an addition that is scaled, or of other shapes")
+        raise UnsupportedError("an addition that is scaled, or of other shapes")
     at.add(node, "add", [at.value(a), at.value(b)])
 
 
 def _mul(at: _Importer, node: Any) -> None:
     a, b = node.args[:2]
     if not hasattr(b, "meta") or not hasattr(a, "meta"):
-        raise Unsupported("a product with a number")
+        raise UnsupportedError("a product with a number")
     if len(at.shape(a)) == 3 and at.shape(a)[1:] == (1, 1):
         a, b = b, a
     (channels, height, width), factor = (*at.shape(a), 0, 0)[:3], at.shape(b)
     if factor != (channels, 1, 1) or len(at.shape(a)) != 3:
-        raise Unsupported("a product other than of channels with factors")
+        raise UnsupportedError("a product other than of channels with factors")
     at.add(node, "scale", [at.value(a), at.value(b)], shape=(channels, height * width))
 
 
@@ -294,7 +296,7 @@ def _mean(at: _Importer, node: Any) -> None:
     x, dims = node.args[:2]
     shape = at.shape(x)
     if len(shape) != 3 or sorted(d % 4 for d in dims) != [2, 3]:
-        raise Unsupported("a mean over other dimensions than height and width")
+        raise UnsupportedError("a mean over other dimensions than height and width")
     at.add(node, "mean", [at.value(x)], shape=(shape[0], shape[1] * shape[2]))
 
 
@@ -302,7 +304,7 @@ def _adaptive_pool(at: _Importer, node: Any) -> None:
     x, size = node.args[:2]
     shape = at.shape(x)
     if _pair(size) != [1, 1] or len(shape) != 3:
-        raise Unsupported(f"adaptive pooling to {size}")
+        raise UnsupportedError(f"adaptive pooling to {size}")
     at.add(node, "mean", [at.value(x)], shape=(shape[0], shape[1] * shape[2]))
 
 
@@ -311,9 +313,9 @@ def _average_pool(at: _Importer, node: Any) -> None:
     (channels, height, width), kernel = at.shape(x), _pair(kernel)
     stride, padding = _pair(stride or kernel), _pair(padding)
     if ceil or divisor is not None or (not includes and padding != [0, 0]):
-        raise Unsupported("average pooling with these options")
+        raise UnsupportedError("average pooling with these options")
     if channels * channels * kernel[0] * kernel[1] > MOST_EXPANDED:
-        raise Unsupported("average pooling of this size")
+        raise UnsupportedError("average pooling of this size")
     weight = torch.zeros(channels, channels, *kernel)
     weight[range(channels), range(channels)] = 1 / (kernel[0] * kernel[1])
     sizes = (channels, height, width, *kernel, *stride, *padding, 1, 1)
@@ -324,7 +326,7 @@ def _max_pool(at: _Importer, node: Any) -> None:
     x, kernel, stride, padding, dilation, ceil = _arguments(node, None, None, [], 0, 1, False)
     kernel, stride, padding = _pair(kernel), _pair(stride or kernel), _pair(padding)
     if ceil or _pair(dilation) != [1, 1] or any(len({*p}) > 1 for p in (kernel, stride, padding)):
-        raise Unsupported("max pooling with these options")
+        raise UnsupportedError("max pooling with these options")
     at.add(node, "max_pool", [at.value(x)], shape=(*at.shape(x), kernel[0], stride[0], padding[0]))
 
 
@@ -334,7 +336,7 @@ def _reshape(at: _Importer, node: Any) -> None:
 
 def _dropout(at: _Importer, node: Any) -> None:
     if len(node.args) > 2 and node.args[2]:
-        raise Unsupported("dropout that is on")
+        raise UnsupportedError("dropout that is on")
     at.alias(node, node.args[0])
 
 
@@ -345,7 +347,7 @@ def _slice(at: _Importer, node: Any) -> None:
         return
     shape = at.shape(x)
     if len(shape) != 3 or dim < 2 or start not in (0, None) or (end is not None and end < shape[dim - 1]):
-        raise Unsupported("a slice other than of every n-th row or column")
+        raise UnsupportedError("a slice other than of every n-th row or column")
     stride = [step if dim == d else 1 for d in (2, 3)]
     _select(at, node, x, torch.eye(shape[0]), stride)
 
@@ -354,7 +356,7 @@ def _pad(at: _Importer, node: Any) -> None:
     x, sizes, mode, value = _arguments(node, None, None, "constant", None)
     shape = at.shape(x)
     if mode != "constant" or value or len(sizes) != 6 or any(sizes[:4]) or len(shape) != 3 or min(sizes) < 0:
-        raise Unsupported("padding other than with channels of zeros")
+        raise UnsupportedError("padding other than with channels of zeros")
     _select(at, node, x, torch.nn.functional.pad(torch.eye(shape[0]), (0, 0, *sizes[4:])), [1, 1])
 
 
@@ -367,7 +369,7 @@ def _cat(at: _Importer, node: Any) -> None:
     parts, dim = node.args[0], (node.args[1] if len(node.args) > 1 else 0)
     shape = at.shape(node)
     if dim % (len(shape) + 1) != 1:
-        raise Unsupported("concatenation other than of channels")
+        raise UnsupportedError("concatenation other than of channels")
     values, start = [at.value(part) for part in parts], 0
     at.add(node, "cat", values)
     places = []

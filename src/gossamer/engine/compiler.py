@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.engine import onnx, tune
-from gossamer.engine.assemble import Choice, assemble
+from gossamer.engine.assemble import Choice, assemble, join_pairs
 from gossamer.engine.capture import capture
 from gossamer.engine.executor import Executor
 from gossamer.engine.fuse import fuse
@@ -151,22 +152,40 @@ class CompiledPlan(Plan):
         by_id = {id(node): node for node in graph.nodes}
         choices = {key: tune.choose(by_id[key], found, images) for key, found in times.items()}
         own = {key: tune.best_native(by_id[key], found, images) for key, found in times.items()}
-        fast = Executor(graph, assemble(graph, choices, packer))
-        portable = fast if choices == own else Executor(graph, assemble(graph, own, packer))
-        if portable is not fast:  # every change between torch and native steps costs; is it worth it?
-            runners = {"mixed": lambda: fast(example, threads), "own": lambda: portable(example, threads)}
-            raced = tune.race(runners, threads)
-            if raced["own"] <= raced["mixed"]:
-                fast, choices = portable, own
+        fast, choices, portable = self._fastest(graph, choices, own, packer, example)
         self._fast, self._native = fast, portable
         measured = tune.fastest_steps(fast, example, threads)
         self._report.layers = [
             _layer(node, choices.get(id(node)), times.get(id(node), {}), measured.get(id(node)), images)
             for node in graph.nodes
         ]
+        inside = {id(node) for node in fast.assembly.joined}
+        for node, entry in zip(graph.nodes, self._report.layers, strict=True):
+            if id(node) in inside:
+                entry.runs = "with the next layer"
         self._report.breaks += [
             f"{node.name}: {node.reason}" for node in graph.nodes if node.op == "torch" and node.reason
         ]
+
+    def _fastest(
+        self, graph: Graph, choices: dict[int, Choice], own: dict[int, Choice], packer: Packer, example: Tensor
+    ) -> tuple[Executor, dict[int, Choice], Executor]:
+        """What runs, its choices, and what can be saved.
+
+        Measured are native steps alone, joined steps where there are any, and native steps mixed with torch: every
+        change between the two costs.
+        """
+        variants = {"native": (Executor(graph, assemble(graph, own, packer)), own)}
+        if join_pairs(graph, own):
+            variants["joined"] = (Executor(graph, assemble(graph, own, packer, join=True)), own)
+        if choices != own:
+            variants["mixed"] = (Executor(graph, assemble(graph, choices, packer)), choices)
+        threads = self._thread_count()
+        runners = {name: partial(executor, example, threads) for name, (executor, _) in variants.items()}
+        times = tune.race(runners, threads) if len(variants) > 1 else {"native": 0.0}
+        best = min(times, key=lambda name: times[name])
+        portable = min((name for name in times if name != "mixed"), key=lambda name: times[name])
+        return *variants[best], variants[portable][0]
 
     def _compare(self, example: Tensor) -> None:
         """Race the plan against torch; a plan that computes something else than torch is a bug, and refused."""
@@ -179,7 +198,7 @@ class CompiledPlan(Plan):
         }
         last = example
         if example.dim() == 4:
-            model = copy.deepcopy(self._model).to(memory_format=torch.channels_last)
+            model = copy.deepcopy(self._model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             last = example.to(memory_format=torch.channels_last)
             self._peers[CHANNELS_LAST] = lambda x: model(x.to(memory_format=torch.channels_last)).contiguous()
             runners[CHANNELS_LAST] = lambda: model(last)
@@ -221,8 +240,8 @@ def _check_equal(wanted: Any, found: Any) -> None:
     difference = float((wanted - found).abs().max()) if is_same else float("inf")
     if not is_same or (difference > bound and bool(torch.isfinite(wanted).all())):
         raise GossamerError(
-            f"the plan's output {tuple(found.shape)} differs from the model's {tuple(wanted.shape)} by {difference:.3g}; "
-            "please report this model"
+            f"the plan's output {tuple(found.shape)} differs from the model's {tuple(wanted.shape)} "
+            f"by {difference:.3g}; please report this model"
         )
 
 

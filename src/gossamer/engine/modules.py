@@ -128,7 +128,7 @@ def _record(model: nn.Module, layers: Mapping[str, nn.Module], example: Any) -> 
 
 
 def _best(name: str, module: nn.Module, x: Tensor) -> tuple[_Packed | None, LayerReport]:
-    weight: Tensor = module.weight.detach()  # type: ignore[assignment, union-attr, operator]
+    weight: Tensor = module.weight.detach()  # type: ignore[operator]
     kept = int(torch.count_nonzero(weight)) / max(1, weight.numel())
     if kept > MOST_DENSITY or native.extension() is None:
         return None, _kept(name, module, "it has few zeros" if kept > MOST_DENSITY else "no compiled kernels")

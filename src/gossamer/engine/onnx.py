@@ -79,7 +79,7 @@ def export(model: nn.Module, example: Tensor, path: str | Path) -> ExportReport:
         raise GossamerError(
             f"ONNX Runtime's output {found.shape} differs from torch's {wanted.shape} by {difference:.3g}"
         )
-    runners = {"torch eager": model, "onnxruntime": run, "onnxruntime dense": dense}
+    runners: dict[str, Callable[[Tensor], Any]] = {"torch eager": model, "onnxruntime": run, "onnxruntime dense": dense}
     calls: dict[str, Callable[[], object]] = {name: partial(f, example) for name, f in runners.items()}
     times = tune.race(calls, native.threads())
     return ExportReport(str(path), len(data) / 2**20, difference, times)

@@ -69,7 +69,9 @@ class PlanReport:
         return cls(**fields)
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "runs", "density", "expected us", "dense us", "measured us", "why not sparse")]
+        rows: list[tuple[str, ...]] = [
+            ("layer", "kind", "runs", "density", "expected us", "dense us", "measured us", "why not sparse")
+        ]
         for r in self.layers:
             numbers = (_number(r.density, 3), *(_number(t, 1) for t in (r.expected_us, r.dense_us, r.measured_us)))
             rows.append((r.layer, r.kind, r.runs, *numbers, r.why))

@@ -8,6 +8,7 @@ y = plan(x)  # numpy in, numpy out
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ def extension() -> Any:
         from gossamer import _native
     except ImportError as error:
         raise GossamerError(f"plans need gossamer's compiled kernels, which are missing: {error}") from error
+    wanted = os.environ.get("GOSSAMER_CPU")
+    if wanted in _native.levels() and "gossamer.kernels.native" not in sys.modules:  # which does it where torch is
+        _native.set_level(wanted)
     return _native
 
 
