@@ -68,6 +68,20 @@ def test_the_shuffle_control_keeps_counts_and_moves_positions():
         testbeds.train_digits(None, 0, control="shufle", **SMALL)
 
 
+def test_what_a_shuffled_mask_keeps_starts_at_its_initial_value():
+    torch.manual_seed(0)
+    model = testbeds.mlp(hidden=(16,))
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsifier = testbeds.Sparsifier(model, optimizer, recipes.random(0.8), 10)
+    before = sparsifier.masks["fc1.weight"].clone()
+    testbeds._shuffle(sparsifier, 0, initial)
+    after = sparsifier.masks["fc1.weight"]
+    assert int(after.sum()) == int(before.sum())
+    assert not torch.equal(after, before)
+    assert torch.equal(model.fc1.weight.detach(), initial["fc1.weight"] * after)
+
+
 def test_another_protocol_is_another_training():
     plain = testbeds.train_digits(recipes.rigl(0.9, every=10), 0, **SMALL)
     assert testbeds.train_digits(recipes.rigl(0.9, every=10), 0, norm_eps=0.1, **SMALL)["nll"] != plain["nll"]

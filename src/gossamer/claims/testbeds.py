@@ -169,9 +169,10 @@ def _train(recipe: Recipe | None, seed: int, protocol: Protocol) -> dict[str, An
     optimizer = torch.optim.SGD(
         model.parameters(), lr=protocol.lr, momentum=0.9, nesterov=True, weight_decay=protocol.weight_decay
     )
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
     sparsifier = Sparsifier(model, optimizer, recipe or Recipe(), protocol.steps, data=data.train, seed=seed)
     if protocol.control == "shuffle":
-        _shuffle(sparsifier, seed)
+        _shuffle(sparsifier, seed, initial)
     train_steps(model, optimizer, data.train, (0, protocol.steps), protocol.steps, protocol.lr)
     sparsifier.finalize()
     return {
@@ -206,11 +207,12 @@ def train_steps(
         optimizer.step()
 
 
-def _shuffle(sparsifier: Sparsifier, seed: int) -> None:
-    """Permute every mask inside its layer: counts stay, positions do not."""
+def _shuffle(sparsifier: Sparsifier, seed: int, initial: dict[str, Tensor]) -> None:
+    """Permute every mask inside its layer: counts stay, positions do not. What is kept has its initial value."""
     source = torch.Generator().manual_seed(1_000_003 + seed)
     for mask in sparsifier.masks.values():
         mask.copy_(mask.flatten()[torch.randperm(mask.numel(), generator=source)].view_as(mask))
+    sparsifier.model.load_state_dict(initial)
     sparsifier.enforce()
 
 
