@@ -409,3 +409,22 @@ def test_nan_in_a_run_is_found_by_the_next_update():
         layers(model)[0].values[0] = float("nan")
     with pytest.raises(NumericsError, match=r"0\.weight"):
         train(model, optimizer, range(4))
+
+
+def test_the_library_s_own_loop_trains_sparse_by_its_on_start(tmp_path):
+    from gossamer.data.digits import digits
+    from gossamer.training import Classification, OptimConfig, TrainConfig, fit
+
+    def run(name: str, on_start, **config):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+        settings = TrainConfig(steps=40, optim=OptimConfig(lr=1e-2), checkpoint_every=15, **config)
+        recipe = rigl(0.8, every=8, allocation=Uniform())
+        fit(Classification(model), digits(train=512), recipe, settings, run=tmp_path / name, on_start=on_start)
+        return model
+
+    for config in ({}, {"ema": 0.9, "clip": 0.5}):
+        dense, sparse = (run(f"{on is None}-{len(config)}", on, **config) for on in (None, sparsify_linears))
+        assert [type(m) for m in sparse] == [type(m) for m in dense]
+        for mine, theirs in zip(sparse.state_dict().values(), dense.state_dict().values(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
