@@ -217,3 +217,67 @@ def test_the_report_names_every_layer(plan):
     assert layers["stem.conv"].why == "it has no zeros"
     assert layers["blocks.4.pointwise.conv"].density == pytest.approx(0.1, abs=0.01)
     assert all(layer.measured_us is not None for layer in report.layers)
+
+
+def test_without_kernels_everything_runs_through_torch(digits):
+    with native.using("none"):
+        plan = compiled(digits, 1, 16, 16)
+        x = torch.randn(2, 1, 16, 16)
+        with torch.no_grad():
+            assert torch.equal(plan(x), digits(x))
+        assert "switched off" in plan.report().breaks[0]
+        with pytest.raises(ConfigError, match="cannot be saved"):
+            plan.save("never")
+
+
+class InPlace(nn.Module):
+    """In-place operations on what others still read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.first(x)
+        self.act(y)
+        z = self.second(y)
+        y.mul_(2)
+        return (z + y).mean((2, 3))
+
+
+def test_in_place_operations(pruned):
+    model = pruned(InPlace(), 0.3)
+    plan = compiled(model, 3, 8, 8)
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        assert relative(plan._fast(x.clone(), 1), model(x)) < 1e-4
+
+
+def test_a_wrong_plan_never_runs(digits, monkeypatch):
+    from gossamer.engine import compiler
+
+    monkeypatch.setattr(compiler, "_difference", lambda wanted, found: "it is wrong")
+    plan = compiled(digits, 1, 16, 16)
+    assert plan.report().runs == "torch eager"
+    assert "it is wrong" in plan.report().breaks[-1]
+
+
+def test_a_fixed_batch_size_is_kept_and_named():
+    """Code that fixes the batch size in a reshape."""
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x).reshape(2, 4, 36).relu()
+
+    model = Fixed().eval()
+    plan = compiled(model, 3, 8, 8, batch=2)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert relative(plan(x), model(x)) < 1e-4
+    with pytest.raises(ConfigError, match="fixes the batch size to 2"):
+        plan(torch.randn(3, 3, 8, 8))

@@ -42,7 +42,7 @@ def _exported(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, int |
             except Exception as error:  # whatever the model's code raises while it is traced
                 problems.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
                 continue
-            if batch is None and isinstance(_input(program).meta["val"].shape[0], int):
+            if batch is None and str(_input(program).meta["val"].shape[0]).isdigit():
                 break  # torch found the size to be fixed
             return program, batch
     raise GossamerError(f"torch cannot trace this {type(model).__name__} ({problems[0]})")
