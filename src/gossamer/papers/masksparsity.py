@@ -268,6 +268,18 @@ PAPER = Paper(
             needs=("mnist",),
         ),
         Claim(
+            "cifar-resnet-20",
+            "reported",
+            "Half of the inner channels of ResNet-20 on 2,000 CIFAR-10 images.",
+            "none",
+            "JPEG images, 80 + 40 + 40 + 10 steps of 64, 500 test images: a short schedule on a CPU, one "
+            "seed in a full run; the publication's figures need its full schedule.",
+            _table("cifar"),
+            360,
+            1,
+            needs=("cifar10-jpeg",),
+        ),
+        Claim(
             "cifar-resnet-56",
             "needs_gpu",
             "ResNet-56 or -110 on CIFAR-10 loses no accuracy with half of its FLOPs.",
