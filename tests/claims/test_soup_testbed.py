@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gossamer.claims import cells, slim_testbed, soup_testbed
 from gossamer.claims.protocol import Context
-from gossamer.errors import ConfigError
+from gossamer.errors import ConfigError, DataError
 from gossamer.papers import masksparsity, sparse_model_soups
 
 
@@ -73,3 +74,13 @@ def test_claims_report_every_arm():
     assert table.holds is None
     assert table.seeds == 2
     assert masksparsity.PAPER.claim("counts").run(context).holds
+
+
+@pytest.mark.slow
+def test_the_images_of_cifar_show_every_class():
+    try:
+        data = slim_testbed.DATA["cifar"](0)
+    except DataError as error:
+        pytest.skip(str(error))
+    assert torch.bincount(data.test.tensors()[1]).tolist() == [50] * 10
+    assert data.train.samples == 2000
