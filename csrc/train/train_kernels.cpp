@@ -189,18 +189,20 @@ void finish_row(float* row, int64_t count, int64_t samples, const float* gate, f
 void load_features(const float* source, int64_t of_sample, int64_t of_feature, int64_t begin, int64_t end,
                    int64_t count, float* target, int64_t ld, int64_t samples, const Activations* gate, float* sums) {
   int64_t f = begin;
-  if (of_feature == 1)
-    for (; f + kLanes <= end; f += kLanes) {
-      int64_t s = 0;
-      for (; s + kLanes <= count; s += kLanes) {
+  if (of_feature == 1) {  // neighbouring squares of a row one after the other: whole stretches of memory
+    const int64_t last = begin + (end - begin) / kLanes * kLanes;
+    int64_t s = 0;
+    for (; s + kLanes <= count; s += kLanes)
+      for (f = begin; f < last; f += kLanes) {
         V columns[kLanes];
         transpose(source + s * of_sample + f, of_sample, columns);
         GOSSAMER_UNROLL
         for (int l = 0; l < kLanes; ++l) store(target + (f + l) * ld + s, columns[l]);
       }
-      for (; s < count; ++s)
-        for (int l = 0; l < kLanes; ++l) target[(f + l) * ld + s] = source[s * of_sample + f + l];
-    }
+    for (; s < count; ++s)
+      for (f = begin; f < last; ++f) target[f * ld + s] = source[s * of_sample + f];
+    f = last;
+  }
   for (; f < end; ++f) {
     float* row = target + f * ld;
     const float* from = source + f * of_feature;
