@@ -7,7 +7,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["docs/guide.md"]
+PAGES = ["docs/guide.md", "docs/sparse-training.md"]
 
 
 def blocks(page):
