@@ -208,7 +208,7 @@ class CompiledPlan(Plan):
             last = example.to(memory_format=torch.channels_last)
             self._peers[CHANNELS_LAST] = lambda x: model(x.to(memory_format=torch.channels_last)).contiguous()
             runners[CHANNELS_LAST] = lambda: model(last)
-        if self._batch is None and fast.assembly.is_native and _has_onnx():
+        if self._batch is None and _has_onnx() and not any(node.op == "torch" for node in fast.graph.nodes):
             session = onnx.session(onnx.graph_to_bytes(fast.graph), self._thread_count())
             self._peers[ONNX] = lambda x: torch.from_numpy(session(x.contiguous()))
             runners[ONNX] = lambda: session(example)
