@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer import recipes
@@ -145,7 +145,7 @@ def _cifar_row(name: str, recipe: Recipe | None, seed: int) -> dict[str, Any]:
 
 
 def _cifar(recipe: Recipe | None, seed: int) -> float:
-    """Test accuracy, on the first 2000 test images, of ResNet-20 after a short training on few images."""
+    """Accuracy, on every fifth test image, of ResNet-20 after a short training on few images."""
     data = cifar10_jpeg(batch_size=BATCH, seed=seed, per_class=IMAGES)
     model = build("resnet-20")
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
@@ -157,14 +157,14 @@ def _cifar(recipe: Recipe | None, seed: int) -> float:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    return _test_accuracy(sparsifier.finalize(), data.test)
+    x, y = data.test.tensors()
+    return _accuracy(sparsifier.finalize(), x[::5], y[::5])  # test images lie class by class
 
 
-def _test_accuracy(model: nn.Module, batches: Any, samples: int = 2000) -> float:
+def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     model.eval()
     with torch.no_grad():
-        pairs = [batches.batch(i) for i in range(-(-samples // BATCH))]
-        return accuracy(torch.cat([model(x) for x, _ in pairs]), torch.cat([y for _, y in pairs]))
+        return accuracy(torch.cat([model(part) for part in x.split(BATCH)]), y)
 
 
 def _cifar_table(ctx: Context) -> Measured:
@@ -176,7 +176,7 @@ def _cifar_table(ctx: Context) -> Measured:
         "sr-ste 1:4": recipes.sr_ste(1, 4, lam, select=convolutions),
     }
     rows: Rows = {name: [] for name in arms}
-    for seed in ctx.each_seed(least=2):
+    for seed in ctx.each_seed(least=1):
         for name, recipe in arms.items():
             rows[name].append(_cifar_row(name, recipe, seed))
             ctx.say(f"  {name}, seed {seed}: accuracy {rows[name][-1]['accuracy']:.4f}")
@@ -302,10 +302,10 @@ PAPER = Paper(
             "reported",
             "ResNet-20 on 2000 CIFAR-10 images at 1:4: dense, STE, SR-STE.",
             "none",
-            "Real images, 6 epochs and two seeds only: shows that the recipe trains a CNN, not who is best.",
+            "Real images, but 6 epochs and one seed only: shows that the recipe trains a CNN, not who is best.",
             _cifar_table,
             400,
-            2,
+            1,
             needs=("cifar10-jpeg",),
         ),
         Claim(
