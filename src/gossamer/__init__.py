@@ -17,7 +17,7 @@ _VERBS = {
     "Sparsifier": "gossamer.sparsify.sparsifier",
     "prune_": "gossamer.recipes.oneshot",
 }
-_MODULES = ("data", "kernels", "models", "recipes", "sparsify", "training")
+_MODULES = ("data", "engine", "kernels", "models", "recipes", "sparsify", "training")
 
 __all__ = [*_VERBS, *_MODULES, "__version__"]
 
