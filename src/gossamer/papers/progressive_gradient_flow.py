@@ -220,7 +220,7 @@ PAPER = Paper(
             "reported",
             "Accuracy of all recipes with Adam at 1:16.",
             "the exponential decay is the strongest on average",
-            "Only the claims above are firm; SR-STE with a lambda scaled to the run is 1.6 points ahead of all decays here.",
+            "Only the claims above are firm; SR-STE with a scaled lambda is 1.6 points ahead of all decays here.",
             lambda ctx: _points(_arms(ctx, 16, tuple(family(1, 16)))),
             600,
             3,
