@@ -71,6 +71,18 @@ class Latency(_Record):
     threads: int = Field(default=1, ge=1)
 
 
+class Executed(_Record):
+    """One layer of a compiled network: how it runs, and its time beside the best dense candidate."""
+
+    layer: str
+    kind: str
+    runs: str
+    density: float | None = Field(default=None, ge=0, le=1)
+    dense_us: float | None = Field(default=None, ge=0)
+    measured_us: float | None = Field(default=None, ge=0)
+    why: str = ""
+
+
 class ReportCard(_Record):
     """One method on one model and one data set, over all its seeds.
 
@@ -136,6 +148,7 @@ class ReportCard(_Record):
     training_seconds: list[float] = []
     bytes_by_format: dict[str, int] = {}
     latencies: list[Latency] = []
+    execution: list[Executed] = Field(default=[], description="layers of the compiled network")
     speedup_claimed: float | None = Field(default=None, gt=0)
 
     # quality
