@@ -59,7 +59,7 @@ class Assembly:
 
     @property
     def is_native(self) -> bool:
-        return all(part.node is None for part in self.parts)
+        return len(self.parts) == 1 and self.parts[0].node is None
 
 
 def assemble(graph: Graph, choices: Mapping[int, Choice], packer: Packer, join: bool = False) -> Assembly:

@@ -31,10 +31,10 @@ class Executor:
         return _Run(self, x, threads).run(clock)
 
     def _run_native(self, x: Tensor, threads: int, clock: Clock | None) -> Tensor:
-        y = torch.empty((len(x), *(self.graph.output_shape or ())))
-        addresses = np.zeros(len(self.graph.shapes), np.uint64)
-        addresses[self.graph.source], addresses[self.graph.result] = x.data_ptr(), y.data_ptr()
-        self.machine.run(addresses, len(x), threads, nanoseconds=clock.steps if clock else None)
+        images, graph = x.shape[0], self.graph
+        y = torch.empty((images, *(graph.output_shape or ())))
+        ends = ((graph.source, x.data_ptr()), (graph.result, y.data_ptr()))
+        self.machine.run_ends(ends, images, threads, clock.steps if clock else None)
         return y
 
 
@@ -77,7 +77,6 @@ class _Run:
                     self.images,
                     self.threads,
                     steps=(part.begin, part.end),
-                    at_a_time=max(1, self.images),
                     nanoseconds=steps,
                 )
                 continue

@@ -97,7 +97,24 @@ class Machine:
         found: np.ndarray | None = getattr(self._memory, "arena", None)
         if found is None or found.size < needed:
             self._memory.arena = found = aligned(max(16, needed))
+            self._memory.arena_at = found.ctypes.data
         return found
+
+    def run_ends(
+        self, ends: tuple[tuple[int, int], ...], images: int, threads: int, nanoseconds: np.ndarray | None = None
+    ) -> None:
+        """All steps; `ends` are (value, address) of what lies outside of the arena."""
+        memory = self._memory
+        if not hasattr(memory, "addresses"):
+            memory.addresses = np.zeros(len(self.tables.values), np.uint64)
+            memory.addresses_at = memory.addresses.ctypes.data  # asking again costs as much as a small layer
+        for value, address in ends:
+            memory.addresses[value] = address
+        chunk = min(images, self.images) or 1
+        self.arena(chunk)
+        clock = 0 if nanoseconds is None else nanoseconds.ctypes.data
+        steps = len(self.tables.steps)
+        self.native.run(0, steps, images, chunk, memory.addresses_at, memory.arena_at, threads, clock)
 
     def run(
         self,
@@ -105,13 +122,11 @@ class Machine:
         images: int,
         threads: int,
         *,
-        steps: tuple[int, int] | None = None,
-        at_a_time: int | None = None,
+        steps: tuple[int, int],
         nanoseconds: np.ndarray | None = None,
     ) -> None:
-        """Steps [begin, end), by default all. `addresses` (uint64) holds those of values outside of the arena."""
-        begin, end = steps or (0, len(self.tables.steps))
-        chunk = at_a_time or min(images, self.images) or 1
+        """Steps [begin, end), all images together. `addresses` (uint64): of values outside of the arena."""
+        (begin, end), chunk = steps, max(1, images)
         clock = 0 if nanoseconds is None else nanoseconds.ctypes.data
         arena = self.arena(chunk)
         self.native.run(begin, end, images, chunk, addresses.ctypes.data, arena.ctypes.data, threads, clock)
@@ -156,9 +171,7 @@ class Plan:
 
     def run_at(self, x: int, y: int, images: int, nanoseconds: np.ndarray | None = None) -> None:
         """Run on contiguous float32 memory at these addresses."""
-        addresses = np.zeros(len(self._machine.tables.values), np.uint64)
-        addresses[self._source], addresses[self._result] = x, y
-        self._machine.run(addresses, images, self._thread_count(), nanoseconds=nanoseconds)
+        self._machine.run_ends(((self._source, x), (self._result, y)), images, self._thread_count(), nanoseconds)
 
     def _thread_count(self) -> int:
         return self.threads or checked_threads(int(os.environ.get("GOSSAMER_THREADS", "1"))) or 1
