@@ -36,7 +36,7 @@ reproduce: setup
 	$(BIN)/python -m gossamer.cli reproduce --stale
 
 bench: setup
-	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+	for script in benchmarks/*/*.py; do $(BIN)/python "$$script" || exit 1; done
 
 lint: setup
 	$(BIN)/ruff check src tests
