@@ -82,9 +82,7 @@ def problems(module: str, names: Iterator[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("module", "path"), list(modules()), ids=lambda value: value if type(value) is str else ""
-)
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if type(value) is str else "")
 def test_imports_point_down(module, path):
     assert not problems(module, imports(module, path, ast.parse(path.read_text())))
 

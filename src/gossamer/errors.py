@@ -34,7 +34,7 @@ class DataError(GossamerError, ValueError):
     """Data that is missing, corrupt or unusable for the request."""
 
 
-class MissingExtra(GossamerError, ImportError):
+class MissingExtra(GossamerError, ImportError):  # noqa: N818 - the public name
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:

@@ -51,9 +51,7 @@ def test_strided_masks_pack_like_their_copy(level, view):
     mask = view(random_mask((33, 70), 0))
     bits = bitmap.pack(mask)
     assert torch.equal(bits, bitmap.pack_reference(mask.contiguous()))
-    assert torch.equal(
-        bitmap.unpack(bits.t().contiguous().t() if bits.dim() == 2 else bits, mask.shape), mask
-    )
+    assert torch.equal(bitmap.unpack(bits.t().contiguous().t() if bits.dim() == 2 else bits, mask.shape), mask)
 
 
 def test_spare_bits_are_ignored_by_unpack(level):

@@ -79,13 +79,9 @@ def test_a_view_leaves_its_surroundings(level):
 
 def test_many_tensors_at_once_for_any_thread_count(level):
     shapes = [(3,), (0,), (), (300, 500), (64, 32, 3, 3)]
-    tensors = [
-        torch.randn(s, dtype=t) for s in shapes for t in (torch.float32, torch.bfloat16, torch.float64)
-    ]
+    tensors = [torch.randn(s, dtype=t) for s in shapes for t in (torch.float32, torch.bfloat16, torch.float64)]
     masks = [torch.rand(t.shape) < 0.3 for t in tensors]
-    expected = [
-        torch.where(m, t, torch.zeros((), dtype=t.dtype)) for t, m in zip(tensors, masks, strict=True)
-    ]
+    expected = [torch.where(m, t, torch.zeros((), dtype=t.dtype)) for t, m in zip(tensors, masks, strict=True)]
     try:
         for count in (1, 3):
             native.set_threads(count)

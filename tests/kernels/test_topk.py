@@ -178,9 +178,7 @@ def test_bad_input_is_named():
         topk_mask(torch.zeros(3, dtype=torch.complex64), 1)
 
 
-@pytest.mark.parametrize(
-    ("shape", "n", "m"), [((8,), 2, 4), ((3, 16), 1, 8), ((0, 4), 2, 4), ((2, 2, 10), 3, 5)]
-)
+@pytest.mark.parametrize(("shape", "n", "m"), [((8,), 2, 4), ((3, 16), 1, 8), ((0, 4), 2, 4), ((2, 2, 10), 3, 5)])
 def test_opcheck(level, shape, n, m):
     torch.library.opcheck(torch.ops.gossamer.nm_mask.default, (torch.randn(shape), n, m))
 

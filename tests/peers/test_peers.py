@@ -26,7 +26,9 @@ def test_erk_densities_are_sparsimonys():
     model = build("resnet-18")
     groups = select(model)
     for group in groups:  # it reads the original of a parametrised weight
-        parametrize.register_parametrization(model.get_submodule(group.name[: -len(".weight")]), "weight", nn.Identity())
+        parametrize.register_parametrization(
+            model.get_submodule(group.name[: -len(".weight")]), "weight", nn.Identity()
+        )
     configs = [
         {
             "module": model.get_submodule(g.name.rpartition(".")[0]),

@@ -32,9 +32,7 @@ def pack(mask: Tensor) -> Tensor:
         MaskError: the mask is not bool.
     """
     if mask.dtype is not torch.bool:
-        raise MaskError(
-            f"pack needs a bool mask, got {mask.dtype}; compare with zero first, e.g. weight != 0"
-        )
+        raise MaskError(f"pack needs a bool mask, got {mask.dtype}; compare with zero first, e.g. weight != 0")
     return _pack(mask)
 
 
@@ -143,9 +141,7 @@ def _popcount(bits: Tensor) -> Tensor:
     if extension is None:
         return popcount_reference(bits)
     bits = bits.contiguous()
-    return torch.tensor(
-        extension.popcount(bits.data_ptr(), bits.numel(), native.threads()), dtype=torch.int64
-    )
+    return torch.tensor(extension.popcount(bits.data_ptr(), bits.numel(), native.threads()), dtype=torch.int64)
 
 
 @_popcount.register_fake

@@ -52,9 +52,7 @@ def _check(tensor: Tensor, mask: Tensor, position: int) -> None:
     if mask.dtype is not torch.bool:
         raise MaskError(f"mask {position} must be bool (True = kept), got {mask.dtype}")
     if mask.shape != tensor.shape:
-        raise ShapeError(
-            f"mask {position} has shape {tuple(mask.shape)}, but its tensor has {tuple(tensor.shape)}"
-        )
+        raise ShapeError(f"mask {position} has shape {tuple(mask.shape)}, but its tensor has {tuple(tensor.shape)}")
     if mask.device != tensor.device:
         raise MaskError(f"mask {position} is on {mask.device}, but its tensor is on {tensor.device}")
 

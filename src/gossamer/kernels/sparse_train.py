@@ -235,7 +235,7 @@ class _Linear(torch.autograd.Function):
         return _gradients(ctx, dy, _backward)
 
 
-@torch.library.custom_op("gossamer::sparse_linear", mutates_args=())
+@torch.library.custom_op("gossamer::trained_linear", mutates_args=())
 def _linear_op(
     x: Tensor, values: Tensor, bias: Tensor | None, words: Tensor, shape: list[int], relu: bool, row_major: bool
 ) -> Tensor:
@@ -254,7 +254,7 @@ def _fake(x: Tensor, features: int, row_major: bool) -> Tensor:
     return x.new_empty(samples, features) if row_major else x.new_empty(features, _row(samples))[:, :samples].t()
 
 
-@torch.library.custom_op("gossamer::sparse_linear_backward", mutates_args=())
+@torch.library.custom_op("gossamer::trained_linear_backward", mutates_args=())
 def _backward_op(
     dy: Tensor, x: Tensor, y: Tensor | None, values: Tensor, words: Tensor, shape: list[int], wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -141,14 +141,11 @@ def _budgets(k: int | Sequence[int] | Tensor, scores: Tensor, name: str) -> Tens
         raise ConfigError(f"budgets count {name}: they must be integers, got {budgets.dtype}")
     if budgets.dim() and budgets.shape != lead:
         raise ShapeError(
-            f"{name} of shape {tuple(scores.shape)} need budgets of shape {tuple(lead)}, "
-            f"got {tuple(budgets.shape)}"
+            f"{name} of shape {tuple(scores.shape)} need budgets of shape {tuple(lead)}, got {tuple(budgets.shape)}"
         )
     wrong = budgets[(budgets < 0) | (budgets > n)]
     if wrong.numel():
-        raise ConfigError(
-            f"cannot keep {int(wrong.flatten()[0])} of the {n} {name} of a row: need 0 <= k <= {n}"
-        )
+        raise ConfigError(f"cannot keep {int(wrong.flatten()[0])} of the {n} {name} of a row: need 0 <= k <= {n}")
     return budgets.to(torch.int64).expand(lead).reshape(-1)
 
 
@@ -171,8 +168,7 @@ def nm_mask(scores: Tensor, n: int, m: int, *, name: str = "scores") -> Tensor:
         raise ConfigError(f"{n}:{m} sparsity needs 0 <= n <= m and m >= 1")
     if scores.dim() == 0 or scores.shape[-1] % m:
         raise ShapeError(
-            f"{n}:{m} sparsity needs a last axis divisible by {m}, "
-            f"but the {name} have shape {tuple(scores.shape)}"
+            f"{n}:{m} sparsity needs a last axis divisible by {m}, but the {name} have shape {tuple(scores.shape)}"
         )
     mask, clean = _nm_mask(scores.detach(), n, m)
     if not torch.compiler.is_compiling() and not clean:
@@ -198,9 +194,7 @@ def _nm_mask(scores: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:
         return nm_mask_reference(scores, n, m)
     scores = scores.contiguous()
     mask = torch.empty(scores.shape, dtype=torch.bool)
-    clean = extension.nm_mask(
-        scores.data_ptr(), mask.data_ptr(), scores.numel() // m, n, m, kind, native.threads()
-    )
+    clean = extension.nm_mask(scores.data_ptr(), mask.data_ptr(), scores.numel() // m, n, m, kind, native.threads())
     return mask, torch.tensor(clean)
 
 

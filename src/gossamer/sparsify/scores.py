@@ -267,9 +267,7 @@ class Synflow:
         ones = torch.ones_like(example[:1], dtype=torch.float64)
         flow = net(ones).sum()
         if not bool(torch.isfinite(flow)):
-            raise NumericsError(
-                f"SynFlow's flow is {float(flow.detach())}: the network overflows float64"
-            )
+            raise NumericsError(f"SynFlow's flow is {float(flow.detach())}: the network overflows float64")
         wanted = [parameters[name] for name in ctx.weights]
         grads = dict(zip(ctx.weights, torch.autograd.grad(flow, wanted), strict=True))
         return ctx.units(lambda name: (parameters[name] * grads[name]).detach().abs())
