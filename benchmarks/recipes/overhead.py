@@ -1,6 +1,6 @@
 """What a Sparsifier adds to a training step: ratio to the bare loop, side by side in one process, one thread.
 
-Rows: static mask, RigL, SR-STE 2:4, and as peers torch.nn.utils.prune and sparsimony (where installed) with a static
+Rows: static mask, RigL, SR-STE 2:4, and as a peer torch.nn.utils.prune with a static
 mask. Contestants take turns step by step; the figure is the ratio of the medians of process CPU time, best and worst of
 several rounds. Usage: python benchmarks/recipes/overhead.py [--rounds 5] [--steps 12]
 """
@@ -66,24 +66,7 @@ def contestants(model: nn.Module, batch: tuple[Tensor, Tensor], select: Select) 
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             torch_prune.random_unstructured(module, "weight", SPARSITY)
     steps["torch.nn.utils.prune static"] = stepper(net, batch, sgd(net))
-    peer = sparsimony_static(copy.deepcopy(model), batch)
-    if peer is not None:
-        steps["sparsimony static"] = peer
     return steps
-
-
-def sparsimony_static(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Step | None:
-    """A fixed random mask by sparsimony, or None where it is not installed."""
-    try:
-        from sparsimony.distributions.base import UniformDistribution
-        from sparsimony.pruners.static import StaticMagnitudeSparsifier
-    except ImportError:
-        return None
-    optimizer = sgd(net)
-    sparsifier = StaticMagnitudeSparsifier(optimizer, UniformDistribution(), sparsity=SPARSITY)
-    layers = [n for n, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    sparsifier.prepare(net, [{"tensor_fqn": f"{name}.weight"} for name in layers])
-    return stepper(net, batch, optimizer)
 
 
 def ratios(steps: dict[str, Step], rounds: int, count: int) -> dict[str, list[float]]:
