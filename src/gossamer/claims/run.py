@@ -19,7 +19,19 @@ log = logging.getLogger(__name__)
 HOLDS, FAILS, COULD_NOT_RUN = 0, 1, 3  # exit codes; 2 is bad usage
 
 # Packages that a claim may need, with the extra that brings them; any other need is a data set.
-EXTRAS = {"matplotlib": "report", "jinja2": "report", "transformers": "hf", "onnxruntime": "export"}
+EXTRAS = {
+    "matplotlib": "report",
+    "jinja2": "report",
+    "transformers": "hf",
+    "onnxruntime": "export",
+    "ot": "transport",
+    "pymoo": "search",
+    "torch_geometric": "graphs",
+    "highspy": "dynamics",
+    "e3nn": "molecules",
+    "pyscf": "molecules",
+    "skimage": "sparse_coding",
+}
 
 
 def reproduce(
