@@ -32,6 +32,11 @@ def test_essence_is_blind_to_words_and_sees_code():
     assert sources.essence(SOURCE.replace("x +", "x*2 +")) != sources.essence(SOURCE)
 
 
+def forget():
+    for cached in (sources._imports, sources._digest, sources._tree, sources._only_names, sources._reexports):
+        cached.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A stand-in package tree whose modules import each other in every way."""
@@ -50,22 +55,48 @@ def package(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
-    for cached in (sources._imports, sources._digest):
-        cached.cache_clear()
+    forget()
     yield tmp_path
-    for cached in (sources._imports, sources._digest):
-        cached.cache_clear()
+    forget()
 
 
 def test_closure_follows_absolute_relative_and_late_imports(package):
-    want = {"gossamer.top", "gossamer.low", "gossamer.low.near", "gossamer.low.leaf", "gossamer.solo"}
+    want = {"gossamer.top", "gossamer.low.near", "gossamer.low.leaf", "gossamer.solo"}
     assert sources.closure("gossamer.top") == want
+
+
+@pytest.mark.parametrize(
+    ("line", "want"),
+    [
+        ("from gossamer import shop\nshop.a()", {"one"}),
+        ("from gossamer.shop import b as z", {"two"}),
+        ("from gossamer.shop import TABLE", {"", "one", "two"}),
+        ("from gossamer import shop\nshop.a(shop.TABLE)", {"", "one", "two"}),
+        ("from gossamer import shop\nf(shop)", {"", "one", "two"}),
+        ("import gossamer.shop.two", {"two"}),
+        ("from gossamer.shop import *", {"", "one", "two"}),
+    ],
+)
+def test_of_a_package_that_gathers_names_only_what_is_used_counts(package, line, want):
+    (package / "shop").mkdir()
+    (package / "shop" / "__init__.py").write_text(
+        'from .one import a\nfrom gossamer.shop.two import b\nTABLE = {"a": a, "b": b}\n__all__ = ["a", *[]]'
+    )
+    (package / "shop" / "one.py").write_text("def a(): pass")
+    (package / "shop" / "two.py").write_text("def b(): pass")
+    (package / "user.py").write_text(line)
+    names = {f"gossamer.shop.{name}".rstrip(".") for name in want}
+    assert sources.closure("gossamer.user") == {"gossamer.user"} | names
+
+
+def test_a_package_that_does_something_counts_whole(package):
+    (package / "low" / "__init__.py").write_text("from . import leaf\nleaf.VALUE += 1")
+    assert "gossamer.low" in sources.closure("gossamer.top")
 
 
 def test_a_change_deep_below_is_seen_and_one_elsewhere_is_not(package):
     def now():
-        sources._imports.cache_clear()
-        sources._digest.cache_clear()
+        forget()
         return sources.fingerprint("gossamer.top")
 
     first = now()

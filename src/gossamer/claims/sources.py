@@ -6,7 +6,7 @@ import ast
 import hashlib
 import io
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -45,7 +45,11 @@ def fingerprint(module: str) -> str:
 
 
 def closure(module: str) -> set[str]:
-    """`module` and all modules of this package that it imports, transitively, also within functions."""
+    """`module` and all modules of this package that it imports, transitively, also within functions.
+
+    A package that merely gathers names stands for what is taken from it: `recipes.rigl` does not depend on the
+    other recipes.
+    """
     seen: set[str] = set()
     pending = [module]
     while pending:
@@ -69,36 +73,99 @@ def _path(module: str) -> Path | None:
 
 @cache
 def _imports(module: str) -> frozenset[str]:
+    """The modules whose behaviour `module` may see."""
+    tree = _tree(module)
+    return frozenset(found for name in _named(tree, _package(module)) for found in _resolved(name))
+
+
+@cache
+def _tree(module: str) -> ast.Module:
     path = _path(module)
-    assert path is not None  # only names that `_existing` let through come here
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    return frozenset(_existing(_named(tree, package)))
+    assert path is not None  # only names of existing modules come here
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _named(tree: ast.AST, package: str) -> Iterator[str]:
-    """Every dotted name that an import may refer to: modules, and attributes that may be modules."""
+def _is_package(module: str) -> bool:
+    path = _path(module)
+    return path is not None and path.name == "__init__.py"
+
+
+def _package(module: str) -> str:
+    return module if _is_package(module) else module.rpartition(".")[0]
+
+
+def _named(tree: ast.Module, package: str) -> Iterator[str]:
+    """Every dotted name that an import may refer to. Of a package taken as a whole, only what is used of it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")
-                anchor = ".".join(parents[: len(parents) - node.level + 1])
-                base = f"{anchor}.{base}" if base else anchor
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            base = _base(node, package)
+            for alias in node.names:
+                star = alias.name == "*"
+                full = base if star else f"{base}.{alias.name}"
+                used = _attributes(tree, alias.asname or alias.name) if _is_package(full) and not star else None
+                yield from [full] if used is None else (f"{full}.{name}" for name in used)
 
 
-def _existing(names: Iterable[str]) -> Iterator[str]:
-    """Those of `names` that are modules of this package, and their parent packages, which run first."""
-    for name in names:
-        parts = name.split(".")
-        for depth in range(1, len(parts) + 1):
-            prefix = ".".join(parts[:depth])
-            if _path(prefix) is not None:
-                yield prefix
+def _base(node: ast.ImportFrom, package: str) -> str:
+    """The absolute name behind `from`."""
+    if not node.level:
+        return node.module or ""
+    parents = package.split(".")
+    anchor = parents[: len(parents) - node.level + 1]
+    return ".".join([*anchor, node.module] if node.module else anchor)
+
+
+def _attributes(tree: ast.Module, name: str) -> set[str] | None:
+    """The attributes of `name` that `tree` reads, or None where it does anything else with it."""
+    owners = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    used = {node.attr for node in owners if isinstance(node.value, ast.Name) and node.value.id == name}
+    inside = {id(node.value) for node in owners}
+    bare = any(isinstance(n, ast.Name) and n.id == name and id(n) not in inside for n in ast.walk(tree))
+    return None if bare else used
+
+
+def _resolved(name: str) -> Iterator[str]:
+    """The modules behind a dotted name: those that define it, and the packages on the way that do something."""
+    parts = name.split(".")
+    prefixes = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    modules = [prefix for prefix in prefixes if _path(prefix) is not None]
+    if not modules:
+        return
+    yield from (module for module in modules[:-1] if not (_is_package(module) and _only_names(module)))
+    last = modules[-1]
+    rest = parts[len(last.split(".")) :]
+    if rest and _is_package(last) and _only_names(last):
+        source = _reexports(last).get(rest[0])
+        if source is not None:
+            yield from _resolved(source)
+            return
+    yield last
+
+
+@cache
+def _only_names(package: str) -> bool:
+    """Whether an `__init__` merely gathers names (imports, tables of them): running it changes nothing."""
+    return all(map(_gathers, _tree(package).body))
+
+
+def _gathers(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return True
+    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.Expr):
+        plain = ast.Name | ast.Constant | ast.Dict | ast.List | ast.Tuple | ast.Starred | ast.expr_context
+        return statement.value is None or all(isinstance(node, plain) for node in ast.walk(statement.value))
+    return False
+
+
+@cache
+def _reexports(package: str) -> dict[str, str]:
+    """Name in a package -> the dotted name that its `__init__` imports it from."""
+    imports = [node for node in _tree(package).body if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.asname or alias.name: f"{_base(node, package)}.{alias.name}" for node in imports for alias in node.names
+    }
 
 
 @cache
