@@ -162,7 +162,7 @@ def test_strips_that_a_group_does_not_fill_stay():
 
 def test_bad_input_is_named(coupled):
     x = torch.randn(2, 3, 9, 9)
-    with pytest.raises(ConfigError, match=r"no parameter 'no\\.weight'"):
+    with pytest.raises(ConfigError, match=r"no parameter 'no\.weight'"):
         rearrange(coupled, x, {"no.weight": OutBlock(4)}, 0.5)
     with pytest.raises(ConfigError, match="fraction of zeros"):
         rearrange(coupled, x, every(coupled), 1.0)
