@@ -64,6 +64,19 @@ def test_a_large_subset_is_drawn_and_checked_without_enumeration():
     assert space.decode(space.encode(drawn)) == drawn
 
 
+def test_blocks_are_n_of_m():
+    slot = Subset("w", 8, 2, blocks=2)
+    values = list(slot.values())
+    assert values == sorted(set(values))
+    assert len(values) == slot.count == math.comb(4, 2) ** 2
+    assert all(slot.holds(v) and slot.decode(slot.encode(v)) == v for v in values)
+    assert not slot.holds((0, 1, 2, 4))
+    assert all(slot.holds(v) for v in slot.neighbours(values[0]))
+    assert len(list(slot.neighbours(values[0]))) == 4 * 2
+    with pytest.raises(ConfigError, match="3 equal blocks"):
+        Subset("w", 8, 2, blocks=3)
+
+
 def test_the_default_view_is_a_chain():
     view = MIXED.view(MIXED.sample(0))
     assert view.nodes == ("input", "op", "units", "last")
@@ -103,7 +116,7 @@ def test_a_foreign_architecture_is_refused(wrong, error):
 
 
 def test_slots_name_what_is_wrong():
-    with pytest.raises(ConfigError, match="keep 4 of 3"):
+    with pytest.raises(ConfigError, match="keep 4 of 3: need 1 to 3"):
         Subset("units", 3, 4)
     with pytest.raises(ConfigError, match="did you mean 'sep_conv'"):
         OneOf("op", ("sep_conv", "pool")).parse("sepconv")

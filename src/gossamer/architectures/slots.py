@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -78,24 +78,34 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Subset:
-    """Exactly `keep` of `of` things (hidden units, weights); a value is the ascending tuple of kept indices.
+    """Exactly `keep` of every `of / blocks` neighbours among `of` things (hidden units, weights).
+
+    A value is the ascending tuple of kept indices. One block is a plain subset; blocks of m with keep = n are n:m.
 
     Raises:
-        ConfigError: no name, or keep outside 1 ... of.
+        ConfigError: no name, blocks that do not divide, or keep outside 1 ... size of a block.
     """
 
     name: str
     of: int
     keep: int
+    blocks: int = 1
 
     def __post_init__(self) -> None:
-        if not self.name or not 1 <= self.keep <= self.of:
-            raise ConfigError(f"slot {self.name!r} cannot keep {self.keep} of {self.of}: need 1 <= keep <= {self.of}")
+        if self.blocks < 1 or self.of % self.blocks:
+            raise ConfigError(f"slot {self.name!r}: {self.of} things cannot be cut into {self.blocks} equal blocks")
+        if not self.name or not 1 <= self.keep <= self.side:
+            raise ConfigError(f"slot {self.name!r} cannot keep {self.keep} of {self.side}: need 1 to {self.side}")
+
+    @property
+    def side(self) -> int:
+        """Things in a block."""
+        return self.of // self.blocks
 
     @property
     def count(self) -> int:
-        """How many values there are: the binomial coefficient."""
-        return math.comb(self.of, self.keep)
+        """How many values there are: a power of the binomial coefficient."""
+        return int(math.comb(self.side, self.keep) ** self.blocks)
 
     @property
     def width(self) -> int:
@@ -104,23 +114,32 @@ class Subset:
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is a legal value of this slot."""
-        if not isinstance(value, tuple) or len(value) != self.keep:
+        if not isinstance(value, tuple) or len(value) != self.keep * self.blocks:
             return False
-        rising = all(a < b for a, b in pairwise(value))
-        return rising and value[0] >= 0 and value[-1] < self.of
+        if not all(a < b for a, b in pairwise(value)):
+            return False
+        return all(i // self.side == place // self.keep for place, i in enumerate(value))
 
     def values(self) -> Iterator[tuple[int, ...]]:
         """All values in lexicographic order."""
-        return combinations(range(self.of), self.keep)
+        if self.blocks == 1:  # without holding all combinations in memory, as product would
+            return combinations(range(self.of), self.keep)
+        starts = range(0, self.of, self.side)
+        parts = product(*(combinations(range(start, start + self.side), self.keep) for start in starts))
+        return (tuple(chain.from_iterable(part)) for part in parts)
 
     def sample(self, rng: Rng) -> tuple[int, ...]:
         """A value, all equally likely."""
-        return tuple(np.sort(rng.permutation(self.of)[: self.keep]).tolist())
+        return self.decode(rng.random(self.of))
 
     def neighbours(self, value: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """One kept thing exchanged for one that is not."""
-        absent = sorted(set(range(self.of)) - set(value))
-        return (tuple(sorted({*value} - {old} | {new})) for old in value for new in absent)
+        """One kept thing exchanged for one of its block that is not."""
+        kept = set(value)
+        for old in value:
+            start = old - old % self.side
+            for new in range(start, start + self.side):
+                if new not in kept:
+                    yield tuple(sorted(kept - {old} | {new}))
 
     def encode(self, value: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """1 where kept, (of,) float32."""
@@ -129,8 +148,9 @@ class Subset:
         return code
 
     def decode(self, code: np.ndarray[Any, Any]) -> tuple[int, ...]:
-        """The `keep` largest entries; the first of equal ones."""
-        return tuple(np.sort(np.argsort(-code, kind="stable")[: self.keep]).tolist())
+        """The `keep` largest entries of each block; the first of equal ones."""
+        best = np.argsort(-code.reshape(self.blocks, self.side), axis=1, kind="stable")[:, : self.keep]
+        return tuple((np.sort(best, axis=1) + np.arange(0, self.of, self.side)[:, None]).flatten().tolist())
 
     def label(self, value: tuple[int, ...]) -> list[int]:
         """What a person reads."""
@@ -140,7 +160,9 @@ class Subset:
         """The value of a label. Raises ShapeError where it is none."""
         value = tuple(text) if isinstance(text, (list, tuple)) else ()
         if not self.holds(value):
-            raise ShapeError(f"{self.name} needs {self.keep} ascending indices below {self.of}, got {text!r:.80}")
+            raise ShapeError(
+                f"{self.name} needs {self.keep * self.blocks} ascending indices below {self.of}, got {text!r:.80}"
+            )
         return value
 
 

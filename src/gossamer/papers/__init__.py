@@ -17,6 +17,7 @@ PAPERS: dict[str, str] = {
     "masksparsity": "gossamer.papers.masksparsity",
     "progressive-gradient-flow": "gossamer.papers.progressive_gradient_flow",
     "random-pruning": "gossamer.papers.random_pruning",
+    "random-search-sparse-nas": "gossamer.papers.random_search_sparse_nas",
     "sparse-model-soups": "gossamer.papers.sparse_model_soups",
     "sr-ste": "gossamer.papers.sr_ste",
     "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
