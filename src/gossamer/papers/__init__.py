@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # slug -> module that holds `PAPER`; a paper is in the table when its module is written
 PAPERS: dict[str, str] = {
+    "choice-saes": "gossamer.papers.choice_saes",
     "granet": "gossamer.papers.granet",
     "iterative-soft-shrinkage": "gossamer.papers.iterative_soft_shrinkage",
     "masksparsity": "gossamer.papers.masksparsity",
