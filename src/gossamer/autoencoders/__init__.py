@@ -12,9 +12,16 @@ _HOMES = {
     "losses": ("AuxK", "AuxZipf"),
     "training": ("Plan", "Switch", "train", "optimiser"),
     "metrics": ("Figures", "absorption", "measure"),
+    "hooks": ("activations", "captured", "replaced"),
+    "language": ("LanguageModel", "load_language_model", "loss_recovered", "token_blocks"),
+    "store": ("ActivationStore", "collect"),
+    "files": ("load", "load_saelens", "save", "save_saelens"),
+    "steering": ("edit", "steered"),
+    "examples": ("survey",),
+    "page": ("write_page",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gossamer.cli import claims, demo, doctor, engine, inspect, prune, recipes, results, superres, sweep, train
+from gossamer.cli import claims, demo, doctor, engine, inspect, prune, recipes, results, sae, superres, sweep, train
 from gossamer.cli.console import say
 from gossamer.errors import ConfigError, GossamerError, MaskError, ShapeError
 from gossamer.runs.signals import Interrupted
@@ -41,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GROUPS = {
     "recipes": recipes.recipes,
     "config": recipes.config,
+    "sae": sae.sae,
     "superres": superres.superres,
 }
 
