@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from gossamer.architectures.initial import SCORES, AtInit
 from gossamer.architectures.masks import MaskSpace
 from gossamer.architectures.paired import Arm, compare
 from gossamer.architectures.random_search import draws_of, random_search
-from gossamer.architectures.study import Study, run_seed
+from gossamer.architectures.study import Study, dataset, run_seed
 from gossamer.errors import ConfigError, NumericsError
 from gossamer.models.mlp import mlp
 
@@ -197,3 +198,13 @@ def test_a_study_goes_on_in_its_folder(tmp_path):
     whole = run_seed(SMALL, 0)
     first = run_seed(SMALL, 0, tmp_path)
     assert seedless(run_seed(SMALL, 0, tmp_path)) == seedless(first) == seedless(whole)
+
+
+def test_standardised_inputs_have_unit_moments_and_equal_order():
+    plain, changed = dataset(SMALL, 3), dataset(replace(SMALL, standardise=True), 3)
+    x = changed.train.tensors()[0]
+    live = plain.train.tensors()[0].std(0) > 1e-6
+    assert torch.allclose(x.mean(0), torch.zeros(1, 8, 8), atol=1e-5)
+    assert torch.allclose(x.std(0)[live], torch.ones(int(live.sum())), atol=1e-4)
+    assert torch.equal(plain.train.batch(7)[1], changed.train.batch(7)[1])
+    assert torch.equal(plain.test.tensors()[1], changed.test.tensors()[1])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import Dataset, load
+from ..data import Batches, Dataset, load
 from ..errors import ConfigError, unknown
 from ..models import build
 from ..models.zoo import MODELS
@@ -51,6 +51,7 @@ class Study:
             where there is one, else on the test part (an oracle, for a positive control).
         score_samples: training images that the scores at initialisation see.
         init: "default" (torch's) or "he" (normal, fan-in). fan_in: "dense" or "surviving", see `apply_masks`.
+        standardise: every input feature gets mean 0 and deviation 1 on the training part (data that fit in memory).
         steps, optim: of every training; batch size is a data option.
     """
 
@@ -67,6 +68,7 @@ class Study:
     score_steps: int = 300
     init: str = "default"
     fan_in: str = "dense"
+    standardise: bool = False
     steps: int = 300
     optim: Mapping[str, Any] = field(
         default_factory=lambda: {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "schedule": "constant"}
@@ -104,6 +106,23 @@ class Study:
     def protocol(self) -> dict[str, Any]:
         """What arms of one comparison must share."""
         return self.as_json()
+
+
+def dataset(study: Study, seed: int) -> Dataset:
+    """The study's data with batches in the order of a seed."""
+    data = load(study.data, **{"seed": seed, **study.data_options})
+    if not study.standardise:
+        return data
+    x = data.train.tensors()[0]
+    mean, deviation = x.mean(0), x.std(0)
+    deviation = torch.where(deviation > 1e-6, deviation, torch.ones(()))  # a feature that never changes
+
+    def changed(batches: Batches) -> Batches:
+        inputs, *others = batches.tensors()
+        made = [(inputs - mean) / deviation, *others]
+        return Batches(made, batches.batch_size, seed=batches.seed, shuffle=batches.shuffle)
+
+    return replace(data, train=changed(data.train), val=data.val and changed(data.val), test=changed(data.test))
 
 
 def parent(study: Study, data: Dataset, seed: int) -> nn.Module:
@@ -226,7 +245,7 @@ def run_seed(
         "to_95", "seconds"}}; "to_95" is the first measured step at which 95 % of the dense parent's final accuracy is
         reached, None where it never is.
     """
-    data = load(study.data, **{"seed": seed, **study.data_options})
+    data = dataset(study, seed)
     model = parent(study, data, seed)
     space = mask_space(study, model, data)
     found = search(study, model, space, data, seed)

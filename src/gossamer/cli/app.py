@@ -13,7 +13,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gossamer.cli import claims, demo, doctor, engine, inspect, prune, recipes, results, sae, superres, sweep, train
+from gossamer.cli import (
+    claims,
+    demo,
+    doctor,
+    engine,
+    inspect,
+    prune,
+    recipes,
+    results,
+    sae,
+    search,
+    superres,
+    sweep,
+    train,
+)
 from gossamer.cli.console import say
 from gossamer.errors import ConfigError, GossamerError, MaskError, ShapeError
 from gossamer.runs.signals import Interrupted
@@ -42,6 +56,7 @@ GROUPS = {
     "recipes": recipes.recipes,
     "config": recipes.config,
     "sae": sae.sae,
+    "search": search.search,
     "superres": superres.superres,
 }
 

@@ -53,7 +53,7 @@ def _row(study: Study, seed: int, mutant: str | None, arms: tuple[str, ...] = AR
 
 
 def _rows(ctx: Context, arms: tuple[str, ...] = ARMS, least: int = SEEDS, **settings: Any) -> list[Row]:
-    study = Study(device="cpu", **settings)
+    study = Study(device="cpu", standardise=True, **settings)
     rows = []
     for seed in ctx.each_seed(least):
         row = _row(study, seed, ctx.mutant, arms)
@@ -157,7 +157,7 @@ def _large(ctx: Context) -> Measured:
     return Measured({"loss after two steps": made["loss"]}, seeds=1)
 
 
-ABOUT = "Digits, 64-256-256-10, torch's initialisation, K = 200, SGD 0.05, batches of 50, 15 epochs; "
+ABOUT = "Standardised digits, 64-256-256-10, torch's initialisation, K = 200, SGD 0.05, batches of 50, 15 epochs; "
 PAPER = Paper(
     slug="random-search-sparse-nas",
     title="Random Search as a Baseline for Sparse Neural Network Architecture Search",

@@ -1,0 +1,112 @@
+"""The page of an architecture search: a verdict, trajectories, learning curves, and the found cell as a graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from gossamer.architectures.space import View
+from gossamer.report.figures import _FAINT, _INK, _canvas, _inline, colour
+from gossamer.runs.files import write_text
+
+Lines = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]  # name -> (x, y) of each seed
+
+
+def write_page(
+    path: Path,
+    title: str,
+    lead: str,
+    table: tuple[Sequence[str], Sequence[Sequence[str]]],
+    figures: Mapping[str, str],
+    command: str = "",
+) -> Path:
+    """Write one self-contained page.
+
+    Args:
+        lead: a sentence under the title. table: headings and rows. figures: caption -> SVG. command: that made it.
+    """
+    template = files("gossamer.report").joinpath("page.html").read_text(encoding="utf-8")
+    style = template[template.index("<style>") : template.index("</style>")]
+    head = "".join(f"<th>{escape(name)}</th>" for name in table[0])
+    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table[1])
+    drawn = "".join(
+        f"<section><h2>{escape(name)}</h2><figure>{svg}</figure></section>" for name, svg in figures.items()
+    )
+    made = f"<p class='note'>Made by <code>{escape(command)}</code></p>" if command else ""
+    write_text(
+        path,
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title>{style}</style></head><body><main><h1>{escape(title)}</h1>"
+        f'<p class="lead">{escape(lead)}</p><section><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<tbody>{rows}</tbody></table></div></section><div class="two">{drawn}</div>{made}</main></body></html>\n',
+    )
+    return path
+
+
+def lines_chart(name: str, lines: Lines, x_label: str, y_label: str, *, logarithmic: bool = False) -> str:
+    """Lines of several series: every seed thin, the mean of equally long ones thick. NaN leaves gaps."""
+    with _canvas(name, 5.4, 3.0) as (_, (axes,), out):
+        for index, (label, seeds) in enumerate(lines.items()):
+            ink = colour(index)
+            for x, y in seeds:
+                axes.plot(x, y, color=ink, linewidth=0.8, alpha=0.4)
+            equal = all(list(x) == list(seeds[0][0]) for x, _ in seeds)
+            if seeds and equal:
+                mean = [sum(values) / len(seeds) for values in zip(*(y for _, y in seeds), strict=True)]
+                axes.plot(seeds[0][0], mean, color=ink, linewidth=2, label=label)
+            elif seeds:
+                axes.plot([], [], color=ink, linewidth=2, label=label)
+        if logarithmic:
+            axes.set_xscale("log")
+        axes.grid(axis="y")
+        axes.tick_params(length=0, which="both")
+        axes.set_xlabel(x_label)
+        axes.set_title(y_label)
+        axes.legend(fontsize=9)
+    return _inline(out, name, f"{y_label} over {x_label}")
+
+
+def graph_chart(name: str, view: View) -> str:
+    """An architecture as a graph from left to right; edges bend so that none hides another."""
+    places = _layout(view)
+    depth = max(x for x, _ in places)
+    height = 1.5 + 0.9 * max(1.0, max(y for _, y in places) - min(y for _, y in places))
+    with _canvas(name, max(5.4, 1.5 * depth + 1.4), height) as (_, (axes,), out):
+        seen: dict[tuple[int, int], int] = {}
+        for start, end, label in view.edges:
+            turn = seen.get((start, end), 0)
+            seen[start, end] = turn + 1
+            (x0, y0), (x1, y1) = places[start], places[end]
+            bend = 0.1 * (1 if (start + end) % 2 else -1) * (x1 - x0 > 1.01) + 0.22 * turn
+            curve = {"arrowstyle": "-|>", "color": _INK, "lw": 1, "connectionstyle": f"arc3,rad={bend}"}
+            axes.annotate("", (x1, y1), (x0, y0), arrowprops=curve | {"shrinkA": 17, "shrinkB": 17})
+            along = 0.5 if len(view.edges) < 5 else 0.4 + 0.2 * (end % 2)
+            middle = x0 + along * (x1 - x0), y0 + along * (y1 - y0) - bend * (x1 - x0) * 0.5
+            axes.text(*middle, label, ha="center", va="bottom", fontsize=7.5, color=_INK)
+        for index, (x, y) in enumerate(places):
+            box = {"boxstyle": "round,pad=0.45", "facecolor": _FAINT, "edgecolor": _INK, "linewidth": 0.8}
+            axes.text(x, y, view.nodes[index], ha="center", va="center", fontsize=9, bbox=box)
+        axes.set_axis_off()
+        axes.set_xlim(-0.5, depth + 0.5)
+        ys = [y for _, y in places]
+        axes.set_ylim(min(ys) - 0.8, max(ys) + 0.8)
+    return _inline(out, name, f"graph of {len(view.nodes)} nodes and {len(view.edges)} edges")
+
+
+def _layout(view: View) -> list[tuple[float, float]]:
+    """Column = longest path from a source; rows of a column around the middle, alternately shifted."""
+    column = [0] * len(view.nodes)
+    for _ in view.nodes:
+        for start, end, _label in view.edges:
+            column[end] = max(column[end], column[start] + 1)
+    places: list[tuple[float, float]] = []
+    for index, x in enumerate(column):
+        peers = [i for i, other in enumerate(column) if other == x]
+        shift = 0.5 * math.sin(2.1 * x) if len(peers) == 1 and max(column) > 1 and len(view.edges) > max(column) else 0
+        places.append((float(x), (len(peers) - 1) / 2 - peers.index(index) + shift))
+    return places

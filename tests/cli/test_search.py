@@ -1,0 +1,50 @@
+"""`gossamer search`: comparisons that resume, pages that show them, and clear words for what cannot be searched."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)  # several processes, on a machine that may be busy
+
+SMALL = (
+    *("--standardise", "--seeds", 1, "--steps", 20, "--draws", 5, "--sparsity", 0.5, "--workers", 1),
+    *("--set", 'model_options={"hidden": [16, 16], "norm": false}'),
+)
+
+
+def test_a_comparison_is_run_once_and_shown(gossamer, tmp_path):
+    done = gossamer("search", "random", *SMALL, "-o", tmp_path, "--json")
+    assert done.code == 0, done.err
+    arms = {row["arm"]: row for row in done.json["arms"]}
+    assert set(arms) == {"dense", "random", "searched"}
+    assert arms["searched"]["verdict"] == "no verdict"
+    assert arms["searched"]["evaluations"] == 5
+    assert arms["random"]["weight_sparsity"] > 0.5
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 2
+    kept = tmp_path / "runs" / "0.5-s0" / "sweep.json"
+    before = kept.stat().st_mtime_ns
+    again = gossamer("search", "random", *SMALL, "-o", tmp_path, "--json")
+    assert again.json["arms"] == done.json["arms"]
+    assert kept.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "search.json").read_text())["arms"] == done.json["arms"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--draws", 0), "at least 1 draw"),
+        (("--sparsity", "0.99"), "largest that leaves one is 0.96875"),
+        (("--sparsity", "much"), "numbers with commas"),
+        (("--score", "los"), "did you mean 'loss'"),
+        (("--space", "edges"), "unknown space"),
+        (("--set", "model_option={}"), "did you mean 'model_options'"),
+        (("--set", "draws=many"), "NAME=JSON"),
+        (("--space", "nm", "--sparsity", "0.9"), "no n:m"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_before_it_runs(gossamer, tmp_path, arguments, message):
+    done = gossamer("search", "random", *SMALL, "-o", tmp_path, *arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert not any(tmp_path.iterdir())
