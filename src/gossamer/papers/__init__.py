@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # slug -> module that holds `PAPER`; a paper is in the table when its module is written
 PAPERS: dict[str, str] = {
     "choice-saes": "gossamer.papers.choice_saes",
+    "fast-sparse-convnets": "gossamer.papers.fast_sparse_convnets",
     "granet": "gossamer.papers.granet",
     "iterative-soft-shrinkage": "gossamer.papers.iterative_soft_shrinkage",
     "masksparsity": "gossamer.papers.masksparsity",
@@ -20,6 +21,7 @@ PAPERS: dict[str, str] = {
     "random-pruning": "gossamer.papers.random_pruning",
     "random-search-sparse-nas": "gossamer.papers.random_search_sparse_nas",
     "sparse-model-soups": "gossamer.papers.sparse_model_soups",
+    "sparsebytenn": "gossamer.papers.sparsebytenn",
     "sr-ste": "gossamer.papers.sr_ste",
     "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
 }

@@ -1,0 +1,271 @@
+"""The speed testbed: sparse layers and networks against every dense fp32 peer installed, side by side.
+
+One thread. All candidates run in turns in one process; a time is the median of the processor time of several slices,
+so that other programs on the machine count little, and each result is compared with an independent one before it
+counts. Ratios are all that is reported.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gossamer.claims.convnet_testbed import prune_by
+from gossamer.claims.protocol import Context, Measured
+from gossamer.claims.testbeds import one_thread
+from gossamer.engine import onnx
+from gossamer.engine.compiler import compile as compile_network
+from gossamer.errors import DataError
+from gossamer.kernels import native
+from gossamer.kernels.formats import matrix, pack_block, pack_csr_panel
+from gossamer.maths.statistics import mean_sd
+from gossamer.recipes.convnets import Plan, pointwise
+from gossamer.sparsify.patterns import Block, Unstructured
+
+# (in, out, height = width) of 1x1 convolutions at 224 pixels with 128 and more inputs
+V1 = (
+    (128, 128, 56),
+    (128, 256, 28),
+    (256, 256, 28),
+    (256, 512, 14),
+    (512, 512, 14),
+    (512, 1024, 7),
+    (1024, 1024, 7),
+)
+V2 = (
+    (144, 32, 28),
+    (192, 64, 14),
+    (384, 64, 14),
+    (384, 96, 14),
+    (576, 96, 14),
+    (576, 160, 7),
+    (160, 960, 7),
+    (960, 160, 7),
+    (960, 320, 7),
+    (320, 1280, 7),
+)
+SLICES, SLICE_SECONDS = 9, 3e-3
+Run = Callable[[], object]
+Layer = tuple[int, int, int]
+
+
+def require_kernels() -> None:
+    """Raise DataError, so that a claim counts as not run, where there are no compiled kernels."""
+    if native.extension() is None:
+        raise DataError("the compiled kernels are missing or switched off: build them with `make setup`")
+
+
+def medians(runs: Mapping[str, Run], slices: int = SLICES) -> dict[str, float]:
+    """Name -> median processor seconds of one call; all in turns."""
+    calls: dict[str, int] = {}
+    for name, run in runs.items():
+        run()
+        start = time.process_time()
+        run()
+        calls[name] = max(1, round(SLICE_SECONDS / max(time.process_time() - start, 1e-6)))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(slices):
+        for name, run in runs.items():
+            run()  # so that the time does not depend on who ran before
+            start = time.process_time()
+            for _ in range(calls[name]):
+                run()
+            times[name].append((time.process_time() - start) / calls[name])
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of positive values."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+# --------------------------------------------------------------------------- layers
+
+
+def layer_speedup(shape: Layer, sparsity: float, rows: int, seed: int, mutant: str | None = None) -> float:
+    """Speed of one sparse 1x1 convolution over the fastest dense peer.
+
+    Args:
+        shape: (in, out, side). rows: 1 for unstructured, else the height of the blocks.
+        mutant: "masked_dense" multiplies by the zeros instead of leaving them out.
+    """
+    columns, outputs, side = shape
+    source = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, columns, generator=source)
+    x = torch.randn(columns, side * side, generator=source)
+    cells = torch.rand(outputs // rows, columns, generator=source)
+    kept = cells.flatten().argsort(descending=True)[: round((1 - sparsity) * cells.numel())]
+    mask = torch.zeros(cells.numel(), dtype=torch.bool).index_fill_(0, kept, True).view_as(cells)
+    pruned = weight * mask.repeat_interleave(rows, 0)
+    runs = {"ours": _masked_dense(pruned, x) if mutant == "masked_dense" else _sparse(pruned, x, rows)}
+    expected = pruned.double() @ x.double()
+    error = float((torch.as_tensor(runs["ours"]()).double() - expected).abs().max() / expected.abs().max())
+    if not error < 1e-5 * math.sqrt(columns):
+        raise AssertionError(f"the kernel is wrong at {shape}, {sparsity}: relative error {error:.1e}")
+    dense = _dense_peers(weight, x, side)
+    times = medians(runs | dense)
+    return min(times[name] for name in dense) / times["ours"]
+
+
+def _masked_dense(weight: Tensor, x: Tensor) -> Run:
+    return lambda: torch.mm(weight, x)
+
+
+def _sparse(weight: Tensor, x: Tensor, rows: int) -> Run:
+    """The kernel as a plan calls it: into memory that is there already."""
+    packed = pack_csr_panel(weight, pixels=x.shape[1]) if rows == 1 else pack_block(weight, rows)
+    extension, out = native.extension(), torch.empty(weight.shape[0], x.shape[1])
+    assert extension is not None
+    shape = (1, x.shape[0], 1, x.shape[1], 1, 1, 1, 1, 0, 0, 1, 1)
+    held, pointers = matrix(extension, packed), (x.data_ptr(), out.data_ptr())
+
+    def run(keep: object = packed) -> Tensor:
+        extension.conv(held, shape, *pointers, 0, 0, 0, 1)
+        return out
+
+    return run
+
+
+def _dense_peers(weight: Tensor, x: Tensor, side: int) -> dict[str, Run]:
+    image, kernel = x.view(1, -1, side, side), weight.view(*weight.shape, 1, 1)
+    last, kernel_last = (t.contiguous(memory_format=torch.channels_last) for t in (image, kernel))
+    out = torch.empty(weight.shape[0], x.shape[1])
+    peers: dict[str, Run] = {
+        "torch.mm": lambda: torch.mm(weight, x, out=out),
+        "torch conv": lambda: F.conv2d(image, kernel),
+        "torch channels_last": lambda: F.conv2d(last, kernel_last),
+    }
+    layer = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False).eval()
+    layer.weight.data = kernel
+    return peers | _runtimes(layer, image)
+
+
+def _runtimes(model: nn.Module, x: Tensor) -> dict[str, Run]:
+    """ONNX Runtime and OpenVINO in fp32, where they are installed."""
+    peers: dict[str, Run] = {}
+    if not find_spec("onnx"):
+        return peers
+    if find_spec("onnxruntime"):
+        session = onnx.session(onnx.to_bytes(model, x), 1)
+        peers["onnxruntime"] = lambda: session(x)
+    if find_spec("openvino"):
+        peers["openvino"] = _openvino(onnx.to_bytes(model, x), x)
+    return peers
+
+
+def _openvino(data: bytes, x: Tensor) -> Run:
+    openvino: Any = import_module("openvino")
+
+    core = openvino.Core()
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    request = core.compile_model(core.read_model(data), "CPU", hints).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(x.numpy(), shared_memory=True))
+
+    def run() -> object:
+        request.infer()
+        return request.get_output_tensor().data
+
+    return run
+
+
+def layers(
+    ctx: Context, shapes: Sequence[Layer], sparsity: float, rows: int, threshold: float | None = None
+) -> Measured:
+    """Speed-ups of these layers: their geometric mean over all is what counts; each layer is reported."""
+    require_kernels()
+    with one_thread(), torch.inference_mode():
+        table = [
+            [layer_speedup(shape, sparsity, rows, seed, ctx.mutant) for shape in shapes] for seed in ctx.each_seed()
+        ]
+    means, spread = mean_sd([geometric_mean(row) for row in table])
+    columns = [geometric_mean(column) for column in zip(*table, strict=True)]
+    figures = {"geometric mean": means, "worst": min(columns), "best": max(columns)}
+    figures |= {f"{k} to {n}, {side}x{side}": v for (k, n, side), v in zip(shapes, columns, strict=True)}
+    holds = None if threshold is None else means >= threshold
+    return Measured(figures, {"geometric mean": spread}, threshold, len(table), holds)
+
+
+# --------------------------------------------------------------------------- networks
+
+
+def alive(model: nn.Module, seed: int) -> nn.Module:
+    """Batch statistics that keep the activations of random weights alive."""
+    source = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data.normal_(0, 0.1, generator=source)
+            module.running_mean.normal_(0, 0.1, generator=source)  # type: ignore[union-attr]
+    return model.eval()
+
+
+def network_speedups(
+    model: nn.Module, x: Tensor, variants: Mapping[str, tuple[Plan, float]], mutant: str | None = None
+) -> dict[str, float]:
+    """Speed of compiled sparse networks over the fastest dense peer running the dense network, one thread.
+
+    Args:
+        variants: name -> (patterns, sparsity).
+    Returns:
+        for each variant its speed-up; for each peer its speed over the fastest peer.
+    Raises:
+        AssertionError: a plan whose outputs differ from the model's.
+    """
+    require_kernels()
+    runs: dict[str, Run] = {}
+    for name, (plan, sparsity) in variants.items():
+        pruned = prune_by(model, plan.patterns, sparsity)
+        compiled = pruned if mutant == "masked_dense" else compile_network(pruned, x, threads=1)
+        wanted, found = pruned(x), compiled(x)
+        gap = float((wanted - found).abs().max() / wanted.abs().max())
+        if not gap < 1e-4 or not torch.equal(wanted.argmax(1), found.argmax(1)):
+            raise AssertionError(f"{name}: the plan computes something else: relative difference {gap:.1e}")
+        runs[name] = lambda compiled=compiled: compiled(x)  # type: ignore[misc]
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x_last = x.to(memory_format=torch.channels_last)
+    dense: dict[str, Run] = {"torch eager": lambda: model(x), "torch channels_last": lambda: last(x_last)}
+    dense |= _runtimes(model, x)
+    times = medians(runs | dense)
+    best = min(times[name] for name in dense)
+    figures = {name: best / times[name] for name in runs}
+    return figures | {f"peer {name}": best / times[name] for name in dense}
+
+
+def networks(
+    ctx: Context,
+    make: Callable[[], nn.Module],
+    plan: Callable[[nn.Module], Plan],
+    sparsities: Mapping[str, float],
+    thresholds: Mapping[str, float] | None = None,
+    side: int = 224,
+) -> Measured:
+    """`network_speedups` of a network with random weights over seeds; thresholds by name of variant."""
+    tables: list[dict[str, float]] = []
+    with one_thread(), torch.no_grad():
+        for seed in ctx.each_seed():
+            torch.manual_seed(seed)
+            model = alive(make(), seed)
+            x = torch.randn(1, 3, side, side)
+            chosen = plan(model)
+            variants = {name: (chosen, s) for name, s in sparsities.items()}
+            tables.append(network_speedups(model, x, variants, ctx.mutant))
+            ctx.say(f"  seed {seed}: {tables[-1]}")
+    figures = {name: mean_sd([table[name] for table in tables])[0] for name in tables[0]}
+    spread = {name: mean_sd([table[name] for table in tables])[1] for name in sparsities}
+    holds = None if thresholds is None else all(figures[name] >= low for name, low in thresholds.items())
+    return Measured(figures, spread, thresholds, len(tables), holds)
+
+
+def all_blocks(model: nn.Module, rows: int) -> Plan:
+    """Blocks of `rows` output channels in every 1x1 convolution that they divide."""
+    found = pointwise(model)
+    return Plan({n: Block(rows, 1) if m.out_channels % rows == 0 else Unstructured() for n, m in found.items()})
