@@ -15,6 +15,7 @@ import typer
 
 from gossamer.cli import (
     claims,
+    coding,
     demo,
     doctor,
     engine,
@@ -57,6 +58,7 @@ GROUPS = {
     "config": recipes.config,
     "sae": sae.sae,
     "search": search.search,
+    "coding": coding.coding,
     "superres": superres.superres,
 }
 

@@ -1,17 +1,12 @@
 """Exact answers: posteriors by enumeration, EM that never falls, stationary M-steps, known special cases."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import FactorAnalysis
 from torch.distributions import Normal
 
-sys.path.insert(0, str(Path(__file__).parent))
-from exact import F64, linear_joint, make, maximum_joint, slab_joint, states_of
-
+from gossamer.claims.coding_exact import F64, LINEAR, NAMES, SLAB, brute, linear_joint, make, states_of
 from gossamer.domains.sparse_coding.anneal import Anneal, Settings
 from gossamer.domains.sparse_coding.em import em_step, run
 from gossamer.domains.sparse_coding.maximum import derivative, soft_maximum, softmax_power, superpose
@@ -20,24 +15,10 @@ from gossamer.domains.sparse_coding.reducer import Reducer
 from gossamer.domains.sparse_coding.spike_slab import SpikeSlab
 from gossamer.domains.sparse_coding.states import StateSpace
 
-LINEAR = ["bsc", "tsc", "dsc"]
-GSC = ["gsc-scalar", "gsc-diagonal", "gsc-full"]
-ALL = [*LINEAR, "mca", "mmca", *GSC]
-EXACT = [*LINEAR, *GSC]
+EXACT = (*LINEAR, *SLAB)
 
 
-def brute(name, model, params, y):
-    """States, log joint (n, s), and the latents' means given each state."""
-    if name in LINEAR:
-        s, joint = linear_joint(params, y, tuple(model.space.values.tolist()))
-    elif name in ("mca", "mmca"):
-        s, joint = maximum_joint(params, y, model.rho(Settings()))
-    else:
-        return slab_joint(params, y)
-    return s, joint, s.expand(len(y), -1, -1)
-
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_posterior_is_that_of_enumeration(name):
     model, params, y = make(name)
     found = model.infer(params, Batch(y), Settings())
@@ -46,10 +27,10 @@ def test_the_posterior_is_that_of_enumeration(name):
     q = joint.softmax(1)
     states = model.decode(found, torch.arange(model.space.size).expand(len(y), -1))
     for k, state in enumerate(s):
-        here = ((states != 0) == (state != 0)).all(2) if name in GSC else (states == state).all(2)
+        here = ((states != 0) == (state != 0)).all(2) if name in SLAB else (states == state).all(2)
         assert (here.sum(1) == 1).all()
         torch.testing.assert_close(found.q[here], q[:, k], rtol=1e-10, atol=1e-10)
-        if name in GSC:
+        if name in SLAB:
             torch.testing.assert_close(states[here], latents[:, k], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(model.codes(found), torch.einsum("ns,nsh->nh", q, latents), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(model.activity(found), q @ (s != 0).double(), rtol=1e-9, atol=1e-9)
@@ -201,13 +182,13 @@ def test_the_softened_maximum_lies_between_sum_and_maximum():
     torch.testing.assert_close(soft_maximum(signed, rows[:, :1], 5.0), signed.T[rows[:, 0]])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_points_and_units_does_not_matter(name):
     model, params, y = make(name, n=50, active=2)
     points, units = torch.randperm(len(y)), torch.randperm(4)
     moved = {key: value[:, units] if key == "W" else value for key, value in params.items()}
     moved |= {key: params[key][units] for key in ("mu", "psi") if key in params}
-    if name in GSC:
+    if name in SLAB:
         moved["pi"] = params["pi"][units]
     one, first, _ = em_step(model, params, Batch(y), Settings(T=2.0), Reducer())
     two, second, _ = em_step(model, moved, Batch(y[points]), Settings(T=2.0), Reducer())
@@ -216,7 +197,7 @@ def test_the_order_of_points_and_units_does_not_matter(name):
     torch.testing.assert_close(one["sigma"], two["sigma"])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("settings", [Settings(), Settings(T=3.0), Settings(T=3.0, anneal_prior=True)])
 def test_cutting_the_data_into_batches_changes_nothing(name, settings, monkeypatch):
     from gossamer.domains.sparse_coding import em
@@ -243,7 +224,7 @@ def test_annealing_flattens_the_likelihood_only_or_all():
         torch.testing.assert_close(found.evidence, joint.logsumexp(1))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_samples_follow_the_model(name):
     model, params, _ = make(name)
     y, s = model.sample(params, 20000, torch.Generator().manual_seed(0))

@@ -10,7 +10,13 @@ from scipy.stats import binom
 
 from gossamer.domains.sparse_coding.sets import ActiveSets
 from gossamer.domains.sparse_coding.states import StateSpace, count_states
-from gossamer.domains.sparse_coding.truncation import active_counts, binomial_moments, unit_corrections
+from gossamer.domains.sparse_coding.truncation import (
+    active_counts,
+    binomial_moments,
+    corrected_activities,
+    corrected_activity,
+    few_active,
+)
 from gossamer.errors import ConfigError, DataError
 
 VALUES = [(1.0,), (-1.0, 1.0), (1.0, 2.0, -0.5)]
@@ -73,31 +79,40 @@ def test_truncated_binomial_moments(units, probability, data):
     few, mean = binomial_moments(units, probability, active)
     assert few == pytest.approx(binom.cdf(active, units, probability))
     assert mean == pytest.approx(sum(k * binom.pmf(k, units, probability) for k in range(active + 1)))
-    kept, factor = unit_corrections(torch.full((units,), probability, dtype=torch.float64), active)
-    assert kept == pytest.approx(few)
-    # equal probabilities: the correction of a unit is that of all of them
-    torch.testing.assert_close(factor, torch.full_like(factor, units * probability * few / mean))
+    # the mean activity that this truncation leaves of a prior leads back to the prior, unless hardly any point is left
+    if few >= 0.5:
+        truncated = mean / few / units
+        assert corrected_activity(units, probability, active, truncated) == pytest.approx(probability)
+        p = torch.full((units,), probability, dtype=torch.float64)
+        back = corrected_activities(p, active, torch.full_like(p, truncated))
+        torch.testing.assert_close(back, p, rtol=1e-6, atol=1e-9)
 
 
 def test_no_truncation_needs_no_correction():
     assert binomial_moments(10, 0.3, 10) == (pytest.approx(1.0), pytest.approx(3.0))
+    assert corrected_activity(10, 0.3, 10, 0.25) == pytest.approx(0.25)
     p = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    kept, factor = unit_corrections(p, 3)
-    assert kept == pytest.approx(1.0)
-    torch.testing.assert_close(factor, torch.ones(3, dtype=torch.float64))
+    mean = torch.tensor([0.2, 0.4, 0.6], dtype=torch.float64)
+    torch.testing.assert_close(corrected_activities(p, 3, mean), mean)
 
 
 def test_unequal_probabilities_against_enumeration():
-    p = torch.tensor([0.1, 0.4, 0.7, 0.9], dtype=torch.float64)
+    p = torch.tensor([0.1, 0.4, 0.3, 0.5], dtype=torch.float64)
     states = torch.tensor(list(product((0.0, 1.0), repeat=4)), dtype=torch.float64)
     weight = (p**states * (1 - p) ** (1 - states)).prod(1)
     counts = torch.stack([weight[states.sum(1) == k].sum() for k in range(5)])
     torch.testing.assert_close(active_counts(p), counts)
     few = states.sum(1) <= 2
-    kept, factor = unit_corrections(p, 2)
-    assert kept == pytest.approx(float(weight[few].sum()))
+    assert few_active(p, 2) == pytest.approx(float(weight[few].sum()))
     truncated = (weight[few, None] * states[few]).sum(0) / weight[few].sum()
-    torch.testing.assert_close(truncated * factor, p)
+    torch.testing.assert_close(corrected_activities(p, 2, truncated), p)
+
+
+def test_a_prior_does_not_run_away():
+    """Every point at the limit: the correction would ask for ever more active units."""
+    assert corrected_activity(48, 0.5, 3, 3 / 48) == 3 / 48
+    mean = torch.full((48,), 3 / 48, dtype=torch.float64)
+    assert torch.equal(corrected_activities(torch.full_like(mean, 0.5), 3, mean), mean)
 
 
 @pytest.mark.parametrize("few", [True, False])

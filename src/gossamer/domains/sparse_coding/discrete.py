@@ -21,7 +21,7 @@ from .model import (
     posterior,
 )
 from .states import StateSpace
-from .truncation import activity_correction, binomial_moments
+from .truncation import binomial_moments, corrected_activity
 
 ALL = frozenset(("W", "prior", "sigma"))
 
@@ -105,7 +105,7 @@ class DiscreteLinear(Model):
         space, kinds = self.space, len(self.space.values)
         total = stats["values"].sum()
         mean = float(total / (stats["points"] * space.units))
-        active = mean * activity_correction(space.units, float(1 - prior[0]), space.active)
+        active = corrected_activity(space.units, float(1 - prior[0]), space.active, mean)
         active = min(max(active, FLOOR), 1 - max(FLOOR, self.penalty))
         share = torch.full_like(stats["values"], 1 / kinds) if self.tied else stats["values"] / total.clamp(min=1e-300)
         values = (active * share).clamp(min=1e-6)

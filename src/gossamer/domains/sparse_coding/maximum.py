@@ -25,7 +25,7 @@ from .model import (
 )
 from .sets import ActiveSets
 from .states import StateSpace
-from .truncation import activity_correction, binomial_moments
+from .truncation import binomial_moments, corrected_activity
 
 LEAST = 1e-4  # |W| is kept above it: the softened maximum has no derivative at 0
 MOST_RHO = 35.0
@@ -169,9 +169,9 @@ class MaximalCauses(Model):
         if "sigma" in self.learn:
             new["sigma"] = (stats["rest"] / stats["values"].clamp(min=1)).clamp(min=1e-12).sqrt()
         if "prior" in self.learn:
-            mean = stats["active"] / (stats["points"] * self.space.units)
-            factor = activity_correction(self.space.units, float(params["pi"]), self.space.active)
-            new["pi"] = (mean * factor).clamp(FLOOR, 1 - FLOOR)
+            mean = float(stats["active"] / (stats["points"] * self.space.units))
+            pi = corrected_activity(self.space.units, float(params["pi"]), self.space.active, mean)
+            new["pi"] = params["pi"].new_tensor(pi).clamp(FLOOR, 1 - FLOOR)
         return new
 
     def _dictionary(self, W: Tensor, stats: Stats) -> Tensor:

@@ -26,7 +26,7 @@ from .model import (
 )
 from .sets import ActiveSets
 from .states import StateSpace
-from .truncation import unit_corrections
+from .truncation import corrected_activities, few_active
 
 Noise = Literal["scalar", "diagonal", "full"]
 
@@ -69,9 +69,10 @@ class SpikeSlab(Model):
             "diagonal": variance.sqrt().expand_as(data.variance).clone(),
             "full": variance * torch.eye(len(like), dtype=like.dtype, device=like.device),
         }[self.noise]
+        pi = (0.95 * uniform[0]).clamp(min=0.05)
         return {
             "W": initial_dictionary(data, h, generator),
-            "pi": (0.95 * uniform[0]).clamp(min=0.05),
+            "pi": pi * min(1.0, self.space.active / float(pi.sum())),  # not more active units than are allowed
             "mu": normal((h,), generator, like),
             "psi": (2 * uniform[1]).clamp(min=0.05),
             "sigma": sigma,
@@ -151,8 +152,8 @@ class SpikeSlab(Model):
             new["sigma"] = self._noise(new["W"], stats)
         if "prior" in self.learn:
             active = stats["active"]
-            factor = unit_corrections(params["pi"], self.space.active)[1]
-            new["pi"] = (active / stats["points"] * factor).clamp(FLOOR, 1 - FLOOR)
+            pi = corrected_activities(params["pi"], self.space.active, active / stats["points"])
+            new["pi"] = pi.clamp(FLOOR, 1 - FLOOR)
             used, safe = active > 1e-6, active.clamp(min=1e-6)
             new["mu"] = torch.where(used, stats["code"] / safe, params["mu"])
             psi = stats["square"] / safe - new["mu"].square()
@@ -168,7 +169,7 @@ class SpikeSlab(Model):
         return (covariance + covariance.T) / 2 + floor * torch.eye(len(W), dtype=W.dtype, device=W.device)
 
     def kept(self, params: Params) -> float:
-        return unit_corrections(params["pi"], self.space.active)[0]
+        return few_active(params["pi"], self.space.active)
 
     def codes(self, found: Inference) -> Tensor:
         """<s z>, (n, H)."""

@@ -7,6 +7,8 @@ from math import comb
 import torch
 from torch import Tensor
 
+LEAST_KEPT = 0.5  # share of points that must have few enough active units for a corrected prior
+
 
 def binomial_moments(units: int, probability: float, active: int) -> tuple[float, float]:
     """(A, B): the probability of at most `active` active units, and the mean number of them times that event.
@@ -19,10 +21,18 @@ def binomial_moments(units: int, probability: float, active: int) -> tuple[float
     return sum(p), sum(k * v for k, v in enumerate(p))
 
 
-def activity_correction(units: int, probability: float, active: int) -> float:
-    """Factor from the mean activity of a unit under truncation to its prior probability: H pi A / B."""
-    A, B = binomial_moments(units, probability, active)
-    return units * probability * A / B
+def corrected_activity(units: int, probability: float, active: int, mean: float) -> float:
+    """Prior probability from the mean activity of a unit under truncation: times H pi A / B.
+
+    Where the outcome would expect more than half of the points to have too many active units, the truncation says
+    nothing about the prior, and the mean is returned as it is: else the prior could run away towards 1.
+
+    Args:
+        probability: the prior of the step. mean: expected active units per point and unit.
+    """
+    few, count = binomial_moments(units, probability, active)
+    corrected = min(mean * units * probability * few / count, 1.0) if count > 0 else mean
+    return corrected if binomial_moments(units, corrected, active)[0] >= LEAST_KEPT else mean
 
 
 def active_counts(probabilities: Tensor) -> Tensor:
@@ -35,12 +45,17 @@ def active_counts(probabilities: Tensor) -> Tensor:
     return counts
 
 
-def unit_corrections(probabilities: Tensor, active: int) -> tuple[float, Tensor]:
-    """P(at most `active` units), and each unit's factor from truncated mean activity to prior probability.
+def few_active(probabilities: Tensor, active: int) -> float:
+    """P(at most `active` units) for probabilities of their own."""
+    return float(active_counts(probabilities)[: active + 1].sum())
+
+
+def corrected_activities(probabilities: Tensor, active: int, mean: Tensor) -> Tensor:
+    """`corrected_activity` for units with probabilities of their own, (H,).
 
     E[s_h | |s| <= g] = pi_h P(|s without h| <= g - 1) / P(|s| <= g).
     """
     p = probabilities.double()
-    kept = float(active_counts(p)[: active + 1].sum())
-    others = [float(active_counts(torch.cat([p[:h], p[h + 1 :]]))[:active].sum()) for h in range(len(p))]
-    return kept, kept / torch.tensor(others, dtype=probabilities.dtype, device=probabilities.device)
+    others = [few_active(torch.cat([p[:h], p[h + 1 :]]), active - 1) for h in range(len(p))]
+    corrected = (mean * few_active(p, active) / torch.tensor(others).to(mean).clamp(min=1e-12)).clamp(max=1.0)
+    return corrected if few_active(corrected, active) >= LEAST_KEPT else mean
