@@ -1,8 +1,10 @@
 // A network as a list of steps over values in an arena: one native call runs it all.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "../sparse/code.hpp"
 #include "../sparse/conv.hpp"
 #include "../sparse/gemv.hpp"
 #include "../sparse/pointwise.hpp"
@@ -33,7 +35,7 @@ struct Array {
 };
 
 struct Matrix {
-  int64_t kind;  // 0: BlockMatrix, 1: RowMatrix
+  int64_t kind;  // 0: BlockMatrix, 1: RowMatrix, 2: BlockMatrix that runs as machine code where it can
   int64_t rows, columns, block, panel;
   int64_t pointers, indices, values, bits;  // arrays
 };
@@ -57,6 +59,7 @@ class Program {
   struct Sparse {
     BlockMatrix block;
     RowMatrix row;
+    std::shared_ptr<const Code> code;
     bool is_row = false, is_bf16 = false;
   };
   struct Call;

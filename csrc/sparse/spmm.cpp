@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../core/pool.hpp"
+#include "code.hpp"
 #include "workspace.hpp"
 
 namespace gossamer {
@@ -26,6 +27,7 @@ int64_t tile_of(const Spmm& job, const SpmmKernels& kernels) {
 
 void spmm(const Spmm& job, int threads) {
   if (job.a.rows <= 0 || job.pixels <= 0) return;
+  if (runs_code(job)) return spmm_by_code(job, threads);
   const auto& kernels = spmm_kernels();
   const int64_t tile = tile_of(job, kernels) * kernels.lanes, strips = job.a.strips();
   const int64_t tiles = divide_up(job.pixels, tile);

@@ -11,6 +11,8 @@
 
 namespace gossamer {
 
+struct Code;  // code.hpp
+
 // Sparse weights, not owned. Rows come in strips of `block`, columns in panels of `panel`; an entry is one
 // column of one strip: a column index within the panel and `block` values. The entries of (panel p, strip s) are
 // pointers[p * strips + s] up to pointers[p * strips + s + 1], by rising column. The last strip is filled up with
@@ -22,6 +24,7 @@ struct BlockMatrix {
   const int32_t* pointers = nullptr;
   const uint16_t* indices = nullptr;
   const float* values = nullptr;
+  const Code* code = nullptr;  // the same with block 1, or none
 
   int64_t strips() const { return (rows + block - 1) / block; }
   int64_t panels() const { return columns > 0 ? (columns + panel - 1) / panel : 1; }

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from gossamer.kernels.epilogue import ACTIVATIONS
-from gossamer.kernels.formats import pack_block, pack_csr_panel
+from gossamer.kernels.formats import pack_block, pack_csr_code, pack_csr_panel
 
 PACKERS = {
     "csr_panel": pack_csr_panel,
     "csr_panel of 7": lambda w: pack_csr_panel(w, 7),
+    "csr_code": pack_csr_code,
     "block 4": lambda w: pack_block(w, 4),
     "block 8 of 50": lambda w: pack_block(w, 8, 50),
     "block 16": lambda w: pack_block(w, 16),

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from gossamer.errors import CheckpointError, ConfigError, NumericsError, ShapeError
 from gossamer.kernels import native
-from gossamer.kernels.formats import PackedWeight, pack_bitmap, pack_block, pack_csr16, pack_csr_panel
+from gossamer.kernels.formats import PackedWeight, pack_bitmap, pack_block, pack_csr16, pack_csr_code, pack_csr_panel
 
 PACKERS = {
     "csr_panel": pack_csr_panel,
+    "csr_code": pack_csr_code,
     "csr_panel of 7": lambda w: pack_csr_panel(w, 7),
     "block 4": lambda w: pack_block(w, 4),
     "block 8 of 5": lambda w: pack_block(w, 8, 5),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gossamer.engine import memory
 from gossamer.engine.graph import Graph, Node
-from gossamer.engine.packing import DENSE, TORCH, Packer
+from gossamer.engine.packing import CODE, DENSE, TORCH, Packer
 from gossamer.engine.runtime import STEP_WIDTH, Tables, aligned
 from gossamer.kernels.epilogue import activation_code
 from gossamer.kernels.formats import PackedWeight
@@ -156,12 +156,12 @@ class _Builder:
         return len(self.arrays) - 1
 
     def _matrix(self, packed: PackedWeight) -> int:
-        is_row = packed.kind in ("bitmap", "csr16")
+        kind = {"bitmap": 1, "csr16": 1, CODE: 2}.get(packed.kind, 0)
         bits = self._array(packed.bits) if packed.kind == "bitmap" else -1
         indices = -1 if packed.kind == "bitmap" else self._array(packed.indices)
         places = [self._array(packed.pointers), indices, self._array(packed.values), bits]
         sizes = [packed.rows, packed.columns, packed.block, packed.panel]
-        self.matrices.append([int(is_row), *sizes, *places])
+        self.matrices.append([kind, *sizes, *places])
         return len(self.matrices) - 1
 
     def finish(self) -> Assembly:

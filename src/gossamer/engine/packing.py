@@ -8,13 +8,24 @@ import torch
 from torch import Tensor
 
 from gossamer.engine.graph import Node
-from gossamer.kernels.formats import PackedWeight, pack_bitmap, pack_block, pack_csr16, pack_csr_panel
+from gossamer.kernels import native
+from gossamer.kernels.formats import (
+    MOST_CODE,
+    PackedWeight,
+    pack_bitmap,
+    pack_block,
+    pack_csr16,
+    pack_csr_code,
+    pack_csr_panel,
+)
 
 DENSE = "dense"  # blocks of 8 with explicit zeros: the engine's own dense kernel
 TORCH = "torch"
+CODE = "csr_code"  # machine code for the pattern: 1 x 1 convolutions and products with many vectors
 FEW_VECTORS = 8  # kFewVectors in csrc/engine/program.cpp
 MOST_CSR_DENSITY = 0.9  # above it an index for each weight never pays
 MOST_BLOCK_DENSITY = 0.97
+_CODE_DENSITY = (0.05, 0.7)  # outside, it never measured faster
 _TINY = 1e-38
 
 
@@ -28,6 +39,7 @@ def pack_dense(weight: Tensor) -> PackedWeight:
 FORMATS: dict[str, Callable[[Tensor], PackedWeight]] = {
     DENSE: pack_dense,
     "csr_panel": pack_csr_panel,
+    CODE: pack_csr_code,
     "block 4": lambda weight: pack_block(weight, 4),
     "block 8": lambda weight: pack_block(weight, 8),
     "block 16": lambda weight: pack_block(weight, 16),
@@ -53,7 +65,18 @@ def candidates(node: Node) -> list[str]:
         found += ["block 4", "block 8", "block 16"]
     if kept <= MOST_CSR_DENSITY:
         found.append("csr_panel")
+    if _has_code(node, kept):
+        found.append(CODE)
     return found
+
+
+def _has_code(node: Node, kept: float) -> bool:
+    """Whether machine code exists for a layer of this kind, here, and is not too long."""
+    assert node.weight is not None
+    is_pointwise = node.op == "linear" or node.shape[3:9] == (1, 1, 1, 1, 0, 0)
+    least, most = _CODE_DENSITY
+    fits = 7 * kept * node.weight.numel() <= MOST_CODE
+    return is_pointwise and least <= kept <= most and fits and native.level() == "avx512"
 
 
 def row_candidates(node: Node) -> list[str]:

@@ -29,7 +29,7 @@ from gossamer.kernels import native
 ROUNDS, SECONDS = 6, 0.15  # of each candidate network: at least, and until
 RACE_SECONDS = 0.8
 TORCH_MARGIN = 0.9  # a layer leaves the native steps for torch only if it then takes less than this share
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 Times = dict[str, float]  # candidate -> microseconds
 

@@ -28,7 +28,7 @@ from gossamer.kernels.epilogue import (
     is_eager,
     runs_native,
 )
-from gossamer.kernels.formats import PackedWeight, matrix
+from gossamer.kernels.formats import MANY_COLUMNS, PackedWeight, matrix
 
 Pair = int | tuple[int, int]
 
@@ -48,7 +48,7 @@ def conv2d(
     """activation(conv(x, weight) + bias + residual).
 
     Args:
-        weight: csr_panel or block, of an (out, in, kh, kw) weight.
+        weight: csr_panel, csr_code or block, of an (out, in, kh, kw) weight.
         x: (images, in, height, width), float32; copied when not contiguous.
         kernel: (kh, kw) of the weight, or one number for both; likewise stride, padding and dilation.
         bias: (out,).
@@ -95,7 +95,7 @@ def conv2d_reference(
 
 def check_packed(weight: PackedWeight) -> None:
     """Raises ConfigError unless the weight is of a kind for products with many columns."""
-    if weight.kind not in ("csr_panel", "block"):
+    if weight.kind not in MANY_COLUMNS:
         raise ConfigError(f"this needs a csr_panel or block weight, not {weight.kind}; gemv takes {weight.kind}")
 
 

@@ -7,8 +7,8 @@
     >>> torch.equal(PackedWeight.from_buffer(packed.to_buffer()).unpack(), weight)
     True
 
-`csr_panel` and `block` feed products with many columns (`spmm`, `conv2d`, `linear`), `bitmap` and `csr16` products
-with a vector (`gemv`).
+`csr_panel`, `csr_code` and `block` feed products with many columns (`spmm`, `conv2d`, `linear`), `bitmap` and `csr16`
+products with a vector (`gemv`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ from gossamer.errors import CheckpointError, ConfigError, NumericsError, ShapeEr
 from gossamer.kernels import native
 
 BLOCKS = (4, 8, 16)
-_KINDS = ("csr_panel", "block", "bitmap", "csr16")
+MANY_COLUMNS = ("csr_panel", "csr_code", "block")  # kinds for products with many columns
+MOST_CODE = 1 << 22  # bytes of machine code for one weight (kMostCode in csrc/sparse/code.hpp)
+_KINDS = ("csr_panel", "block", "bitmap", "csr16", "csr_code")
 _VALUES = (torch.float32, torch.bfloat16)
 _MOST_ENTRIES = 2**31 - 1
 _MOST_COLUMNS = 2**16  # that a 16-bit index reaches
@@ -44,10 +47,11 @@ class PackedWeight:
     Entries are ordered by panel of columns, then by strip of `block` rows, then by column. Entry i holds
     `block` values for the column `indices[i]` of its panel; `pointers[p * strips + s]` is the first entry of
     (panel p, strip s). `bitmap` and `csr16` have one panel and strips of one row; `bitmap` marks its columns in
-    `bits` instead of `indices`: bit i of word j is column 64 j + i.
+    `bits` instead of `indices`: bit i of word j is column 64 j + i. `csr_code` lies as csr_panel does; machine code is
+    made from it where the weight is first used.
 
     Attributes:
-        kind: csr_panel, block, bitmap or csr16.
+        kind: csr_panel, block, bitmap, csr16 or csr_code.
         rows, columns: of the dense matrix.
         block: rows of a strip.
         panel: columns of a panel.
@@ -146,6 +150,16 @@ def pack_csr_panel(weight: Tensor, panel: int | None = None, *, pixels: int | No
     return _pack_blocks("csr_panel", weight, 1, panel)
 
 
+def pack_csr_code(weight: Tensor) -> PackedWeight:
+    """Unstructured sparsity, to be turned into machine code for exactly this pattern (csrc/sparse/code.hpp).
+
+    For 1 x 1 convolutions and fully connected layers with many vectors, on x86-64 with AVX-512; anywhere else, where
+    the code would exceed `MOST_CODE` bytes (some 7 a non-zero), or where the system allows no new executable memory,
+    it computes as csr_panel does. A plan never takes it unless it measured faster.
+    """
+    return _pack_blocks("csr_code", (matrix := _matrix(weight)), 1, _even_panel(matrix.shape[1], 96))
+
+
 def _best_panel(weight: Tensor, pixels: int | None) -> int:
     """Measured on the layers of MobileNetV1 with 2 MB of second-level cache.
 
@@ -204,6 +218,15 @@ def pack_bitmap(weight: Tensor, dtype: torch.dtype = torch.float32) -> PackedWei
     values = torch.cat([weight[mask], torch.zeros(_BEYOND)]).to(dtype)
     none = torch.empty(0, dtype=torch.uint16)
     return PackedWeight("bitmap", rows, columns, 1, max(1, columns), pointers, none, values, _bits_of(mask))
+
+
+def bitmap_of(rows: int, columns: int, pointers: Tensor, bits: Tensor, values: Tensor | None = None) -> PackedWeight:
+    """A bitmap of given pointers and bits, checked; `values` (entries,) are ones where only the places matter."""
+    entries = int(pointers[-1]) if pointers.dtype is torch.int32 and pointers.numel() else 0
+    values = torch.ones(max(0, entries)) if values is None else values
+    none = torch.empty(0, dtype=torch.uint16)
+    padded = torch.cat([values, torch.zeros(_BEYOND)])
+    return PackedWeight("bitmap", rows, columns, 1, max(1, columns), pointers, none, padded, bits)
 
 
 def _matrix(weight: Tensor) -> Tensor:
@@ -312,12 +335,25 @@ def _is_in_range(packed: PackedWeight) -> bool:
 def matrix(extension: Any, packed: PackedWeight) -> Any:
     """The native view of a packed weight, which must outlive it."""
     pointers, values = packed.pointers.data_ptr(), packed.values.data_ptr()
-    if packed.kind in ("csr_panel", "block"):
+    if packed.kind in MANY_COLUMNS:
         shape = (packed.rows, packed.columns, packed.block, packed.panel)
-        return extension.BlockMatrix(*shape, pointers, packed.indices.data_ptr(), values)
+        view = extension.BlockMatrix(*shape, pointers, packed.indices.data_ptr(), values)
+        code = machine_code(extension, packed, view) if packed.kind == "csr_code" else None
+        if code is not None:
+            view.use(code)
+        return view
     columns = packed.indices.data_ptr() if packed.kind == "csr16" else 0
     return extension.RowMatrix(packed.rows, packed.columns, pointers, values, columns, packed.bits.data_ptr())
 
+
+def machine_code(extension: Any, packed: PackedWeight, view: Any) -> Any:
+    """What runs a csr_code weight, made once; None where there can be none."""
+    if packed not in _codes:
+        _codes[packed] = extension.encode(view, MOST_CODE)
+    return _codes[packed]
+
+
+_codes: WeakKeyDictionary[PackedWeight, Any] = WeakKeyDictionary()
 
 # ---- buffers
 
