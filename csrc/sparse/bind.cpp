@@ -1,9 +1,12 @@
 // Sparse kernels for Python. Addresses come from gossamer/kernels, which has checked dtype, shape and strides.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 
+#include "code.hpp"
 #include "conv.hpp"
 #include "gemv.hpp"
+#include "int8.hpp"
 #include "pointwise.hpp"
 
 namespace nb = nanobind;
@@ -15,6 +18,10 @@ template <class T>
 T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
+
+struct OwnedCode {
+  std::shared_ptr<const Code> code;
+};
 
 Epilogue epilogue(uintptr_t bias, uintptr_t residual, int activation) {
   return {at<float>(bias), at<float>(residual), static_cast<Activation>(activation)};
@@ -29,9 +36,16 @@ void bind_sparse(nb::module_& module) {
            [](BlockMatrix* self, int64_t rows, int64_t columns, int64_t block, int64_t panel, uintptr_t pointers,
               uintptr_t indices, uintptr_t values) {
              new (self) BlockMatrix{rows, columns, block, panel, at<int32_t>(pointers), at<uint16_t>(indices),
-                                    at<float>(values)};
+                                    at<float>(values), nullptr};
            })
-      .def("is_valid", [](const BlockMatrix& a, int64_t entries) { return is_valid(a, entries); }, unlocked);
+      .def("is_valid", [](const BlockMatrix& a, int64_t entries) { return is_valid(a, entries); }, unlocked)
+      .def("use", [](BlockMatrix& a, const OwnedCode& code) { a.code = code.code.get(); }, nb::keep_alive<1, 2>());
+  nb::class_<OwnedCode>(module, "Code");
+  module.def("encode", [](const BlockMatrix& a, int64_t most) -> std::optional<OwnedCode> {
+    OwnedCode owned{encode(a, most)};
+    if (!owned.code) return std::nullopt;
+    return owned;
+  });
   nb::class_<RowMatrix>(module, "RowMatrix")
       .def("__init__",
            [](RowMatrix* self, int64_t rows, int64_t columns, uintptr_t pointers, uintptr_t values, uintptr_t indices,
@@ -61,6 +75,16 @@ void bind_sparse(nb::module_& module) {
       [](const RowMatrix& a, bool is_bf16, int64_t batch, uintptr_t x, uintptr_t y, uintptr_t bias, uintptr_t residual,
          int activation, int threads) {
         gemv(a, is_bf16, batch, at<float>(x), at<float>(y), epilogue(bias, residual, activation), threads);
+      },
+      unlocked);
+  module.def(
+      "gemv_int8",
+      [](std::array<int64_t, 2> shape, std::array<uintptr_t, 5> arrays, int64_t batch, uintptr_t x, uintptr_t y,
+         uintptr_t bias, uintptr_t residual, int activation, int threads) {
+        const auto [pointers, values, bits, scales, offsets] = arrays;
+        const Int8Matrix a{shape[0],          shape[1],           at<int32_t>(pointers), at<int8_t>(values),
+                           at<uint64_t>(bits), at<float>(scales), at<int32_t>(offsets)};
+        gemv_int8(a, batch, at<float>(x), at<float>(y), epilogue(bias, residual, activation), threads);
       },
       unlocked);
   module.def(

@@ -1,6 +1,6 @@
 #include "gemv.hpp"
 
-#include "activation_simd.hpp"
+#include "rows_simd.hpp"
 
 namespace gossamer::GOSSAMER_NS {
 namespace {
@@ -81,16 +81,6 @@ GOSSAMER_INLINE int64_t add_word(uint64_t word, const Value* values, const float
 
 #else
 
-GOSSAMER_INLINE int lowest_bit(uint64_t word) {
-#if defined(__GNUC__)
-  return __builtin_ctzll(word);
-#else
-  int place = 0;
-  for (; !(word & 1); word >>= 1) ++place;
-  return place;
-#endif
-}
-
 template <class Value>
 GOSSAMER_INLINE int64_t add_word(uint64_t word, const Value* values, const float* x, int64_t, V (&sums)[4]) {
   int64_t taken = 0;
@@ -153,16 +143,6 @@ float indexed_row(const RowMatrix& a, const float* x, int64_t n) {
 }
 
 // ---- all rows
-
-void finish_rows(float* y, const Epilogue& after, int64_t begin, int64_t end) {
-  const Finish finish(after.activation);
-  for (int64_t n = begin; n < end; n += kLanes) {
-    V v = load_first(y + n, end - n);
-    if (after.bias) v = add(v, load_first(after.bias + n, end - n));
-    if (after.residual) v = add(v, load_first(after.residual + n, end - n));
-    store_first(y + n, finish(v), end - n);
-  }
-}
 
 template <class Value>
 void bitmap(const RowMatrix& a, const float* x, float* y, const Epilogue& after, int64_t begin, int64_t end) {

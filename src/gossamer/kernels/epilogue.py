@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gossamer.errors import ConfigError, ShapeError, unknown
+from gossamer.kernels import native
 
 # The order is that of `enum class Activation` in csrc/sparse/activation.hpp.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -62,6 +64,31 @@ def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> Non
     """Raises ShapeError unless the tensor is absent or has exactly this shape."""
     if tensor is not None and tuple(tensor.shape) != tuple(shape):
         raise ShapeError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
+def check_layer(rows: int, columns: int, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> None:
+    """Operands of a fully connected layer: x (..., columns), bias (rows,), residual (..., rows).
+
+    Raises:
+        ConfigError, ShapeError: one does not fit.
+    """
+    check_floats(x=x, bias=bias, residual=residual)
+    if x.dim() == 0 or x.shape[-1] != columns:
+        raise ShapeError(f"a weight of {columns} columns needs (..., {columns}), got {tuple(x.shape)}")
+    check_shape("bias", bias, (rows,))
+    check_shape("residual", residual, (*x.shape[:-1], rows))
+
+
+def run_layer(
+    kernel: Callable[..., None], rows: int, x: Tensor, bias: Tensor | None, residual: Tensor | None, code: int
+) -> Tensor:
+    """Call kernel(batch, x, y, bias, residual, activation, threads) with addresses; returns y (..., rows)."""
+    x, y = x.contiguous(), torch.empty(*x.shape[:-1], rows)
+    bias = None if bias is None else bias.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    batch, after = math.prod(x.shape[:-1]), (address(bias), address(residual), code, native.threads())
+    kernel(batch, x.data_ptr(), y.data_ptr(), *after)
+    return y
 
 
 def runs_native(*tensors: Tensor | None) -> bool:

@@ -10,20 +10,19 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gossamer.errors import ConfigError, ShapeError
+from gossamer.errors import ConfigError
 from gossamer.kernels import native
 from gossamer.kernels.epilogue import (
     activation_code,
-    address,
-    check_floats,
-    check_shape,
+    check_layer,
     finish_reference,
     is_eager,
+    run_layer,
     runs_native,
 )
 from gossamer.kernels.formats import PackedWeight, matrix
@@ -54,11 +53,7 @@ def gemv(
     code = activation_code(activation)
     if weight.kind not in ("bitmap", "csr16"):
         raise ConfigError(f"gemv needs a bitmap or csr16 weight, not {weight.kind}; linear takes {weight.kind}")
-    check_floats(x=x, bias=bias, residual=residual)
-    if x.dim() == 0 or x.shape[-1] != weight.columns:
-        raise ShapeError(f"a weight of {weight.columns} columns needs (..., {weight.columns}), got {tuple(x.shape)}")
-    check_shape("bias", bias, (weight.rows,))
-    check_shape("residual", residual, (*x.shape[:-1], weight.rows))
+    check_layer(weight.rows, weight.columns, x, bias, residual)
     if is_eager(x, bias, residual):
         return _run(weight, x, bias, residual, code)
     arrays = (weight.pointers, weight.indices, weight.values, weight.bits)
@@ -74,14 +69,8 @@ def _run(weight: PackedWeight, x: Tensor, bias: Tensor | None, residual: Tensor 
     extension = native.extension() if runs_native(x, bias, residual) else None
     if extension is None:
         return gemv_reference(weight.unpack().to(x.device), x, bias, residual, code)
-    x, y = x.contiguous(), torch.empty(*x.shape[:-1], weight.rows)
-    bias = None if bias is None else bias.contiguous()
-    residual = None if residual is None else residual.contiguous()
-    after = (address(bias), address(residual), code, native.threads())
-    is_bf16 = weight.values.dtype is torch.bfloat16
-    batch = math.prod(x.shape[:-1])
-    extension.gemv(matrix(extension, weight), is_bf16, batch, x.data_ptr(), y.data_ptr(), *after)
-    return y
+    run = partial(extension.gemv, matrix(extension, weight), weight.values.dtype is torch.bfloat16)
+    return run_layer(run, weight.rows, x, bias, residual, code)
 
 
 @torch.library.custom_op("gossamer::sparse_gemv", mutates_args=())

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from gossamer.kernels import native
 from gossamer.kernels.conv import check_packed, conv2d, packed_of
 from gossamer.kernels.epilogue import (
     activation_code,
-    address,
-    check_floats,
+    check_layer,
     check_shape,
     finish_reference,
     is_eager,
+    run_layer,
     runs_native,
 )
 from gossamer.kernels.formats import PackedWeight, matrix
@@ -41,7 +41,7 @@ def spmm(
     """activation(weight @ x + bias[:, None] + residual): a 1 x 1 convolution over flattened pixels.
 
     Args:
-        weight: csr_panel or block, (out, in).
+        weight: csr_panel, csr_code or block, (out, in).
         x: (in, pixels) or (images, in, pixels), float32.
         bias: (out,).
         residual: of the output's shape, added before the activation.
@@ -74,7 +74,7 @@ def linear(
     """activation(x @ weight.T + bias + residual): a fully connected layer with a batch.
 
     Args:
-        weight: csr_panel or block, (out, in).
+        weight: csr_panel, csr_code or block, (out, in).
         x: (..., in), float32. A single vector is faster through `gemv`.
         bias: (out,).
         residual: (..., out), added before the activation.
@@ -86,11 +86,7 @@ def linear(
     """
     code = activation_code(activation)
     check_packed(weight)
-    check_floats(x=x, bias=bias, residual=residual)
-    if x.dim() == 0 or x.shape[-1] != weight.columns:
-        raise ShapeError(f"a weight of {weight.columns} columns needs (..., {weight.columns}), got {tuple(x.shape)}")
-    check_shape("bias", bias, (weight.rows,))
-    check_shape("residual", residual, (*x.shape[:-1], weight.rows))
+    check_layer(weight.rows, weight.columns, x, bias, residual)
     if is_eager(x, bias, residual):
         return _run(weight, x, bias, residual, code)
     layout = [weight.rows, weight.columns, weight.block, weight.panel]
@@ -106,13 +102,8 @@ def _run(weight: PackedWeight, x: Tensor, bias: Tensor | None, residual: Tensor 
     extension = native.extension() if runs_native(x, bias, residual) else None
     if extension is None:
         return linear_reference(weight.unpack().to(x.device), x, bias, residual, code)
-    x, y = x.contiguous(), torch.empty(*x.shape[:-1], weight.rows)
-    bias = None if bias is None else bias.contiguous()
-    residual = None if residual is None else residual.contiguous()
-    after = (address(bias), address(residual), code, native.threads())
-    batch = math.prod(x.shape[:-1])
-    extension.linear(matrix(extension, weight), batch, x.data_ptr(), y.data_ptr(), *after)
-    return y
+    run = partial(extension.linear, matrix(extension, weight))
+    return run_layer(run, weight.rows, x, bias, residual, code)
 
 
 @torch.library.custom_op("gossamer::sparse_linear", mutates_args=())
