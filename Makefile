@@ -6,7 +6,7 @@ STAMP := $(VENV)/.gossamer-setup
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: setup run test reproduce bench lint wheel
+.PHONY: setup run test sanitize reproduce bench lint wheel
 .DEFAULT_GOAL := run
 
 setup: $(STAMP)
@@ -31,6 +31,10 @@ run: setup
 
 test: setup
 	$(ONE_THREAD) timeout 15m $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+# The kernel tests on a build that stops at the first bad access or undefined operation.
+sanitize: setup
+	$(ONE_THREAD) $(BIN)/python tests/sanitize.py
 
 reproduce: setup
 	$(BIN)/python -m gossamer.cli reproduce --stale

@@ -92,6 +92,7 @@ bool threshold_by_sample(const float* scores, int64_t count, int64_t keep, uint8
 }  // namespace
 
 bool topk_row(const float* scores, uint8_t* mask, int64_t count, int64_t keep) {
+  if (count == 0) return true;
   bool clean = true;
   for (int64_t i = 0; i < count; ++i) clean &= !is_nan(scores[i]);
   if (!clean) return false;

@@ -1,0 +1,86 @@
+"""Builds the native part with AddressSanitizer and UndefinedBehaviorSanitizer and runs the kernel tests on it.
+
+    python tests/sanitize.py [pytest arguments; default: tests/kernels]
+
+The instrumented extension stays in build/sanitize and takes the place of the ordinary one in this run only. The first
+error of either kind ends the run with its stack. Linux with g++ or clang; leaks are not looked for, as Python and
+torch keep memory to the end on purpose.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "sanitize"
+RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last: or exceptions are thrown before it is known
+DEFAULT = ["tests/kernels", "tests/engine/test_sparse_linear.py", "-m", "not slow"]
+
+
+def build() -> Path:
+    """The instrumented extension."""
+    import nanobind
+
+    cmake, ninja = (_program(name) for name in ("cmake", "ninja"))
+    definitions = {
+        "CMAKE_MAKE_PROGRAM": ninja,
+        "CMAKE_BUILD_TYPE": "None",
+        "GOSSAMER_SANITIZE": "ON",
+        "nanobind_DIR": nanobind.cmake_dir(),
+        "Python_EXECUTABLE": sys.executable,
+    }
+    options = [f"-D{key}={value}" for key, value in definitions.items()]
+    subprocess.run([cmake, "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([cmake, "--build", BUILD, "--parallel", str(os.cpu_count() or 1)], check=True)
+    return next(BUILD.glob("_native*"))
+
+
+def _program(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else name
+
+
+def environment(extension: Path) -> dict[str, str]:
+    """The run-time libraries of the sanitizers come first, and errors end the run."""
+    compiler = os.environ.get("CXX", "c++")
+    paths = [subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip() for name in RUNTIMES]
+    return os.environ | {
+        "LD_PRELOAD": " ".join(paths),
+        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": os.environ.get("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1"),
+        "PYTHONMALLOC": "malloc",
+        "OMP_NUM_THREADS": "1",
+        "GOSSAMER_SANITIZED": str(extension),
+    }
+
+
+def main() -> int:
+    """Exit status of pytest in the instrumented process."""
+    extension = build()
+    arguments = sys.argv[1:] or DEFAULT
+    command = [sys.executable, __file__, "--inside", *arguments]
+    return subprocess.run(command, env=environment(extension), cwd=ROOT).returncode
+
+
+def inside(arguments: list[str]) -> int:
+    """Put the instrumented extension where `from gossamer import _native` finds it, and run pytest."""
+    import pytest
+
+    path = os.environ["GOSSAMER_SANITIZED"]
+    spec = importlib.util.spec_from_file_location("gossamer._native", path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["gossamer._native"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    from gossamer.kernels import native
+
+    assert native.extension().__file__ == path
+    return int(pytest.main(["-q", "-p", "no:cacheprovider", "--capture=sys", "--timeout=600", *arguments]))
+
+
+if __name__ == "__main__":
+    sys.exit(inside(sys.argv[2:]) if sys.argv[1:2] == ["--inside"] else main())
