@@ -1,0 +1,120 @@
+"""A sentence encoder of the shape of all-MiniLM-L6 (BERT, 6 layers of 384), pruned, in module mode.
+
+    python benchmarks/execution/encoder.py [--sparsity 70 80 90] [--tokens 128] [--threads 1] [--out encoder.md]
+
+Random weights (the shape decides the time, not the training); the linear layers are pruned by magnitude,
+unstructured or (b4) in blocks of 4 outputs. torch runs the model before the swap, ONNX Runtime and OpenVINO its export.
+Every output is compared with torch's before it counts. Needs the extras `hf` and `export`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import warnings
+from pathlib import Path
+
+import side_by_side as sides
+import torch
+from side_by_side import Run
+from torch import Tensor, nn
+
+import gossamer
+from gossamer.engine import tune
+from gossamer.kernels import native
+
+
+class Encoder(nn.Module):
+    """Token states averaged to a sentence vector of length 1."""
+
+    def __init__(self) -> None:
+        from transformers import BertConfig, BertModel
+
+        super().__init__()
+        config = BertConfig(
+            hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, vocab_size=30522
+        )
+        self.bert = BertModel(config, add_pooling_layer=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return nn.functional.normalize(self.bert(ids).last_hidden_state.mean(1), dim=-1)
+
+
+def prune(model: nn.Module, sparsity: int, block: int) -> nn.Module:
+    """A copy with the smallest blocks x 1 of every linear layer zeroed."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            scores = module.weight.data.unflatten(0, (-1, block)).abs().sum(1)
+            limit = scores.flatten().kthvalue(round(sparsity / 100 * scores.numel())).values
+            module.weight.data *= (scores > limit).repeat_interleave(block, 0)
+    return model
+
+
+def to_onnx(model: nn.Module, ids: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (ids,), buffer, dynamo=False, input_names=["ids"], output_names=["y"], opset_version=17)
+    return buffer.getvalue()
+
+
+def peers(model: nn.Module, ids: Tensor, threads: int) -> dict[str, Run]:
+    """The runtimes at hand on one model."""
+    runs: dict[str, Run] = {"torch": lambda: model(ids)}
+    half = copy.deepcopy(model).bfloat16()
+    runs["torch bf16"] = lambda: half(ids)
+    data, feed = to_onnx(model, ids), {"ids": ids.numpy()}
+    runs["onnxruntime"] = sides.onnxruntime_run(data, feed, threads)
+    runs["openvino"] = sides.openvino_run(data, feed, threads)
+    runs["openvino bf16"] = sides.openvino_run(data, feed, threads, "bf16")
+    return runs
+
+
+def compare(sparsity: int, block: int, tokens: int, threads: int) -> str:
+    """A row of the table."""
+    torch.manual_seed(0)
+    ids = torch.randint(0, 30000, (1, tokens))
+    model = prune(Encoder().eval(), sparsity, block)
+    runs, wanted = peers(model, ids, threads), model(ids)
+    swapped = gossamer.compile(copy.deepcopy(model), (ids,), mode="modules")
+    runs["ours"] = lambda: swapped(ids)
+    for name, run in runs.items():
+        sides.check(run, wanted.double(), name, 1e-1 if "bf16" in name else 1e-4)
+    layers = [layer for layer in swapped.gossamer_report.layers if layer.runs != "torch"]
+    kinds = sorted({layer.runs for layer in layers})
+    times = tune.race(runs, threads, least=15)
+    ratios = " | ".join(f"{times[name] / times['ours']:.2f}" for name in runs if name != "ours")
+    label = f"{sparsity} %" + (" b4" if block > 1 else "")
+    return f"| {label} | {ratios} | {len(layers)} of {len(swapped.gossamer_report.layers)}: {', '.join(kinds)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sparsity", type=int, nargs="+", default=[70, 80, 90, 95])
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    tune.RACE_SECONDS = 1.0
+    lines = [
+        f"Speed of the swapped model over each peer, {options.tokens} tokens, {options.threads} thread(s), "
+        f"level `{native.level()}`.",
+        "",
+        "| sparsity | torch | torch bf16 | onnxruntime | openvino | openvino bf16 | layers swapped |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines))
+    with torch.no_grad():
+        for sparsity in options.sparsity:
+            for block in (1, 4):
+                lines.append(compare(sparsity, block, options.tokens, options.threads))
+                print(lines[-1], flush=True)
+    if options.out:
+        options.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
