@@ -21,6 +21,7 @@ from gossamer.cli import (
     engine,
     inspect,
     prune,
+    rearrange,
     recipes,
     results,
     sae,
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": engine.bench,
     "export": engine.export,
     "shrink": engine.shrink,
+    "rearrange": rearrange.rearrange,
 }
 # Groups of commands. A room adds itself here: `gossamer <room> <verb>`.
 GROUPS = {
