@@ -61,18 +61,14 @@ def tokens() -> Tokens:
     return Tokens(train_x, test_x, truth, counts)
 
 
-@dataclass(frozen=True)
-class Faulty(Selection):
+class Faulty(MutualChoice):
     """A selection without its idea: among the positive activations, chance decides."""
 
-    k: float = K
-    name = "mutual"
-    couples = True
     generator = torch.Generator().manual_seed(0)
 
     def mask(self, z: Tensor, ranks: Tensor | None = None) -> Tensor:
         noise = torch.rand(z.shape, generator=self.generator)
-        return MutualChoice(self.k).mask(noise * (z > 0))
+        return super().mask(noise * (z > 0))
 
 
 AUX: dict[str, Aux] = {"aux_k": AuxK(10, window=WINDOW), "aux_zipf": AuxZipf(0.5, 10, window=WINDOW)}
@@ -132,7 +128,7 @@ def _trained(name: str, seed: int, features: int, mutant: str | None) -> SparseA
 
 def _fault(mutant: str | None, kind: str, select: Selection, switch: Switch | None) -> tuple[Selection, Switch | None]:
     if mutant == "random_choice" and kind != "token":
-        return Faulty(), None
+        return Faulty(K), None
     if mutant == "token_budgets" or (mutant == "never_switch" and kind == "phased"):
         return TokenChoice(K), None
     if mutant == "shared_budget" and kind in ("uniform", "zipf"):

@@ -1,0 +1,168 @@
+"""Real activations for sparse autoencoders: a small language model trained here on TinyShakespeare, an MLP on digits.
+
+Language: a Llama of 4 blocks of width 64 on bytes, 500 steps of 16 x 128 with AdamW; the output of its second block is
+coded with 256 features in batches of 512, 400 steps, k = 4, 8, 16 for every kind. Digits: the 64 hidden units of a
+perceptron after ReLU, 192 features, k = 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gossamer.autoencoders.hooks import activations
+from gossamer.autoencoders.language import LanguageModel, loss_recovered, token_blocks
+from gossamer.autoencoders.losses import AuxK
+from gossamer.autoencoders.metrics import measure
+from gossamer.autoencoders.model import SparseAutoencoder
+from gossamer.autoencoders.selection import FeatureChoice, Gated, JumpReLU, MutualChoice, ReLU, Selection, TokenChoice
+from gossamer.autoencoders.training import Plan, Switch, optimiser, train
+from gossamer.claims.cells import cell
+from gossamer.claims.testbeds import one_thread
+from gossamer.data import Batches
+from gossamer.data.digits import digits
+from gossamer.data.locate import find
+from gossamer.data.text import tiny_shakespeare
+from gossamer.data.tokenizers import ByteTokenizer
+from gossamer.models.language import llama
+from gossamer.sparsify.recipe import Recipe
+from gossamer.training import LanguageModelling, TrainConfig
+from gossamer.training.config import OptimConfig
+from gossamer.training.loop import fit
+
+BUDGETS = (4, 8, 16)
+MODULE, CONTEXT = "blocks.1", 128
+PREFIXES = (32, 96, 256)
+
+
+def kinds(k: int) -> dict[str, tuple[Selection, Switch | None, bool]]:
+    """Name -> selection, switch, nested: all variants at one budget."""
+    return {
+        "ReLU": (ReLU(k), None, False),
+        "gated": (Gated(k), None, False),
+        "JumpReLU": (JumpReLU(k), None, False),
+        "TopK": (TokenChoice(k), None, False),
+        "mutual": (MutualChoice(k), None, False),
+        "Matryoshka": (MutualChoice(k), None, True),
+        "feature, uniform": (FeatureChoice(k), None, False),
+        "phased": (MutualChoice(k), Switch(0.7, FeatureChoice(k, "zipf")), False),
+    }
+
+
+KINDS = tuple(kinds(4))
+
+
+@dataclass(frozen=True)
+class Material:
+    """A trained model and activations of it: train (n, d), test (m, d), held-out blocks of tokens."""
+
+    model: LanguageModel
+    train: Tensor
+    test: Tensor
+    held: list[Tensor]
+
+
+@cache
+def shakespeare() -> Material:
+    """The language model, trained once in a process, and its activations. Raises DataError without the text."""
+    data = tiny_shakespeare(context=CONTEXT, batch_size=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = llama(shape=(CONTEXT,), width=64, depth=4, heads=4)
+        optim = OptimConfig(name="adamw", lr=3e-3, weight_decay=0.01, warmup=0.05)
+        config = TrainConfig(steps=500, optim=optim, clip=1.0, device="cpu", checkpoint_every=0, log_every=0)
+        fit(LanguageModelling(module), data, Recipe(), config)
+    model = LanguageModel(module.eval(), ByteTokenizer(), "shakespeare")
+    path = find("tiny-shakespeare", "input.txt") / "input.txt"
+    blocks = islice(token_blocks(path, model.tokenizer, CONTEXT, 16, (0.0, 0.9)), 32)
+    held = list(islice(token_blocks(path, model.tokenizer, CONTEXT, 16, (0.9, 1.0)), 4))
+    rows = [torch.cat([activations(module, b, MODULE)[0].flatten(0, 1) for b in part]) for part in (blocks, held)]
+    return Material(model, rows[0], rows[1], held)
+
+
+def language_arm(name: str, k: int, seed: int) -> dict[str, Any]:
+    """One variant at one budget on the language model's activations; kept on disk.
+
+    Returns:
+        {"fvu", "l0", "l0_std", "dead" (by thresholds, one token at a time), "batch_fvu", "batch_l0", "loss",
+        "loss_with_sae", "loss_ablated", "recovered"}.
+    """
+
+    def compute() -> dict[str, Any]:
+        with one_thread():
+            material = shakespeare()
+            select, switch, nested = kinds(k)[name]
+            plan = Plan(AuxK(32, window=20_000), switch)
+            sae = _fitted(material.train, select, plan, seed, 256, 512, 400, PREFIXES if nested else None)
+            if select.couples:
+                sae.calibrate_threshold([material.train[:8192]])
+            single, batch = (measure(sae, [material.test], batch=over) for over in (False, True))
+            own = loss_recovered(material.model, MODULE, sae, material.held)
+        figures = {"fvu": single.fvu, "l0": single.l0, "l0_std": single.l0_std, "dead": single.dead}
+        return figures | {"batch_fvu": batch.fvu, "batch_l0": batch.l0} | own
+
+    return cell("gossamer.claims.sae_activations_testbed", {"arm": name, "k": k, "seed": seed}, compute)
+
+
+def _fitted(
+    x: Tensor,
+    select: Selection,
+    plan: Plan,
+    seed: int,
+    features: int,
+    batch: int,
+    steps: int,
+    prefixes: tuple[int, ...] | None = None,
+) -> SparseAutoencoder:
+    sae = SparseAutoencoder(x.shape[1], features, select, prefixes=prefixes, seed=seed)
+    optim = optimiser(features, steps, 3e-3, 100)
+    config = TrainConfig(steps=steps, seed=seed, optim=optim, clip=1.0, device="cpu", checkpoint_every=0, log_every=0)
+    train(sae, Batches([x], batch, seed=seed, shuffle=True), config, plan)
+    return sae
+
+
+@cache
+def hidden_digits() -> tuple[Tensor, Tensor]:
+    """Hidden activations (1000, 64) and (797, 64) of a perceptron trained on the digits."""
+    data = digits(batch_size=100)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        for step in range(200):
+            x, y = data.train.batch(step)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    train_x, test_x = (activations(model, batches.tensors()[0], "2")[0] for batches in (data.train, data.test))
+    return train_x, test_x
+
+
+def digits_arm(name: str, seed: int) -> dict[str, Any]:
+    """One variant on the hidden activations of the digits' perceptron, k = 6, selection over the batch."""
+
+    def compute() -> dict[str, Any]:
+        with one_thread():
+            train_x, test_x = hidden_digits()
+            select, switch, _ = kinds(6)[name]
+            sae = _fitted(train_x, select, Plan(None, switch), seed, 192, 100, 400)
+            return measure(sae, [test_x], batch=True).as_dict()
+
+    return cell("gossamer.claims.sae_activations_testbed", {"digits": name, "seed": seed}, compute)
+
+
+def first_steps(features: int = 24_576, d: int = 768, k: int = 32, steps: int = 2) -> dict[str, float]:
+    """The first steps of the full-size autoencoder (GPT-2 small's width) on noise: the loss falls, nothing is NaN."""
+    x = torch.randn(256, d, generator=torch.Generator().manual_seed(0))
+    with one_thread():
+        sae = SparseAutoencoder(d, features, MutualChoice(k))
+        config = TrainConfig(steps=steps, optim=optimiser(features, 50_000), clip=1.0, device="cpu", checkpoint_every=0)
+        train(sae, Batches([x], 256), config)
+        found = measure(sae, [x], batch=True)
+    return {"fvu": found.fvu, "l0": found.l0}
