@@ -12,6 +12,7 @@ void bind_masks(nb::module_& module);
 void bind_train(nb::module_& module);
 void bind_sparse(nb::module_& module);
 void bind_engine(nb::module_& module);
+void bind_transport(nb::module_& module);
 }
 
 NB_MODULE(_native, module) {
@@ -28,4 +29,5 @@ NB_MODULE(_native, module) {
   bind_train(module);
   bind_sparse(module);
   bind_engine(module);
+  bind_transport(module);
 }
