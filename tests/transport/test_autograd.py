@@ -25,7 +25,7 @@ def test_gradcheck(function, reg, axis):
     def run(cost, p, q):
         return function(cost, p.softmax(-1), q.softmax(-1), reg, axis=axis, solver=EXACT)
 
-    for seed in range(2):
+    for seed in (1, 2):  # at seed 0 four non-zeros are too few: the optimum is a kink
         inputs = problem(seed)
         assert float(solve_ot(inputs[0], reg=reg, axis=axis, solver=EXACT).row_error.detach()) < 1e-9
         assert torch.autograd.gradcheck(run, inputs, eps=1e-6, atol=2e-4, rtol=1e-3)
@@ -35,7 +35,7 @@ def test_gradcheck_of_a_batch():
     def run(cost, p, q):
         return ot_plan(cost, p.softmax(-1), q.softmax(-1), Quadratic(2.0), solver=EXACT)
 
-    assert torch.autograd.gradcheck(run, problem(3, (2,)), eps=1e-6, atol=2e-4, rtol=1e-3)
+    assert torch.autograd.gradcheck(run, problem(3, (2,)), eps=1e-5, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("reg", [KSparse(2, 0.5), Quadratic(0.5), Entropic(0.1)])

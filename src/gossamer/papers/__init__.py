@@ -22,6 +22,7 @@ PAPERS: dict[str, str] = {
     "random-search-sparse-nas": "gossamer.papers.random_search_sparse_nas",
     "sparse-model-soups": "gossamer.papers.sparse_model_soups",
     "sparsebytenn": "gossamer.papers.sparsebytenn",
+    "sparsity-constrained-ot": "gossamer.papers.sparsity_constrained_ot",
     "sr-ste": "gossamer.papers.sr_ste",
     "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
 }

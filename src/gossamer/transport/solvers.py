@@ -162,7 +162,7 @@ def _newton(objective: Objective, x: Tensor, tolerance: float) -> tuple[Tensor, 
         lines = objective.lines(x, plan=True)
         on = Support(lines.plan)
         # only what lies in the range of the Laplacian can be mended without other non-zeros
-        ahead = x + objective.gamma * on.solve(objective.problem.a - lines.sums, NEAR * tolerance)
+        ahead = x + objective.gamma * on.solve(objective.problem.a - lines.sums, 1e-8)
         after = objective.error(objective(ahead)[1])
         better = after < error
         if not bool(better.any()):

@@ -47,7 +47,7 @@ def _conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, accur
         if not bool((square > enough).any()):
             break
         image = apply(direction)
-        step = _ratio(square, (direction * image).sum(-1, keepdim=True))
+        step = _ratio(square, (direction * image).sum(-1, keepdim=True)) * (square > enough)
         x, residual = x + step * direction, residual - step * image
         before, square = square, residual.square().sum(-1, keepdim=True)
         direction = residual + _ratio(square, before) * direction
