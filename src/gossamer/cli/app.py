@@ -29,6 +29,7 @@ from gossamer.cli import (
     superres,
     sweep,
     train,
+    transport,
 )
 from gossamer.cli.console import say
 from gossamer.errors import ConfigError, GossamerError, MaskError, ShapeError
@@ -62,6 +63,7 @@ GROUPS = {
     "search": search.search,
     "coding": coding.coding,
     "superres": superres.superres,
+    "transport": transport.transport,
 }
 
 app = typer.Typer(
