@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gossamer.autoencoders.export import folded
 from gossamer.autoencoders.files import load, load_saelens, save, save_saelens
 from gossamer.autoencoders.model import SparseAutoencoder
 from gossamer.autoencoders.selection import FeatureChoice, Gated, JumpReLU, MutualChoice, ReLU, TokenChoice
@@ -75,7 +76,7 @@ def test_saelens_itself_codes_the_same(select, tmp_path):
     save_saelens(tmp_path, sae)
     theirs = sae_lens.SAE.load_from_disk(tmp_path)
     with torch.no_grad():
-        assert torch.allclose(theirs.encode(X), sae.folded().encode(X), atol=1e-5)
+        assert torch.allclose(theirs.encode(X), folded(sae).encode(X), atol=1e-5)
         assert torch.allclose(theirs(X), sae(X), atol=1e-5)
 
 

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from gossamer.autoencoders.export import folded, to_jumprelu
 from gossamer.autoencoders.jump import jump_relu, step
 from gossamer.autoencoders.losses import nested_error, nested_error_dense, penalised
 from gossamer.autoencoders.model import SparseAutoencoder
@@ -69,10 +70,10 @@ def test_folding_the_scales_changes_nothing(select):
     if select.couples:
         sae.calibrate_threshold([x])
     sae.eval()
-    folded = sae.folded()
-    assert float(folded.scale_in) == float(folded.scale_out) == 1
-    assert torch.allclose(folded(x), sae(x), atol=1e-9)
-    assert torch.allclose(folded.encode(x) * 2.5, sae.encode(x), atol=1e-9)
+    plain = folded(sae)
+    assert float(plain.scale_in) == float(plain.scale_out) == 1
+    assert torch.allclose(plain(x), sae(x), atol=1e-9)
+    assert torch.allclose(plain.encode(x) * 2.5, sae.encode(x), atol=1e-9)
 
 
 def test_a_scaled_input_equals_a_scale_in_the_module():
@@ -94,7 +95,7 @@ def test_by_thresholds_a_token_does_not_see_its_batch(select):
     assert torch.equal(alone != 0, together != 0)
     assert torch.allclose(alone, together, atol=1e-12)  # the product's rounding depends on the batch's size
     assert torch.equal(sae.encode(x, batch=True) != 0, together != 0)  # what was calibrated on is coded the same
-    jump = sae.to_jumprelu()
+    jump = to_jumprelu(sae)
     assert jump.select.name == "jumprelu"
     assert torch.allclose(jump.double().encode(x), together, atol=1e-9)
 
@@ -168,7 +169,7 @@ def test_configurations_rebuild_the_module():
         (lambda: SparseAutoencoder(4, 8, TokenChoice(2), prefixes=(4, 7)), "must increase"),
         (lambda: SparseAutoencoder(4, 8, TokenChoice(2)).calibrate_threshold([]), "no thresholds to calibrate"),
         (lambda: SparseAutoencoder(4, 8, MutualChoice(2)).calibrate_threshold([]), "no data"),
-        (lambda: SparseAutoencoder(4, 8, ReLU(2)).to_jumprelu(), "no choice over batches"),
+        (lambda: to_jumprelu(SparseAutoencoder(4, 8, ReLU(2))), "no choice over batches"),
     ],
 )
 def test_bad_settings_are_named(build, message):

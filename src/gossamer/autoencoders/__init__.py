@@ -16,6 +16,7 @@ _HOMES = {
     "language": ("LanguageModel", "load_language_model", "loss_recovered", "token_blocks"),
     "store": ("ActivationStore", "collect"),
     "files": ("load", "load_saelens", "save", "save_saelens"),
+    "export": ("folded", "to_jumprelu"),
     "steering": ("edit", "steered"),
     "examples": ("survey",),
     "page": ("write_page",),

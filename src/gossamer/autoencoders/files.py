@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gossamer.autoencoders.export import folded, to_jumprelu
 from gossamer.autoencoders.model import SparseAutoencoder
 from gossamer.autoencoders.selection import Gated, JumpReLU, ReLU, Selection, TokenChoice
 from gossamer.errors import CheckpointError, ConfigError, unknown
@@ -64,7 +65,7 @@ def save_saelens(folder: str | Path, sae: SparseAutoencoder, metadata: Mapping[s
     Raises:
         ConfigError: thresholds that are not known yet, or a transcoder that SAELens has no architecture for.
     """
-    sae = (sae.to_jumprelu() if sae.select.couples else sae).folded()
+    sae = folded(to_jumprelu(sae) if sae.select.couples else sae)
     architecture, weights = _to_lens(sae)
     config: dict[str, Any] = {
         "architecture": architecture,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -220,18 +219,23 @@ class SparseAutoencoder(nn.Module):
             return pre.relu()
         z = pre.relu()
         if select.couples and not over_batch:
-            return z * (z > self._threshold())
+            return z * (z > self.thresholds())
         if select.couples and len(z) == 1:
             warnings.warn(f"{select.name!r} choice over a batch of one token; use thresholds", stacklevel=3)
         return z * self.select_mask(z)
 
-    def _threshold(self) -> Tensor:
+    def thresholds(self) -> Tensor:
+        """(features,), of mutual and feature choice: what an activation must exceed; infinite where never selected.
+
+        Raises:
+            ConfigError: neither training nor calibration has estimated any.
+        """
         if not bool(self.calibrated.any()):
             raise ConfigError(
                 f"a {self.select.name!r} autoencoder codes single tokens by thresholds, which are not known yet: train "
                 "it, or call calibrate_threshold(data) first"
             )
-        return self.threshold
+        return self.threshold.masked_fill(~self.calibrated, torch.inf)
 
     def sparse_code(self, x: Tensor, *, batch: bool | None = None) -> SparseCode:
         """`encode` as a sparse code of (tokens, features); no gradient."""
@@ -295,42 +299,6 @@ class SparseAutoencoder(nn.Module):
             kept, rest = kept.min().expand(self.features), rest.max().expand(self.features)
         self.threshold.copy_(torch.where(kept.isfinite(), (kept + rest) / 2, rest))
         self.calibrated.fill_(True)
-
-    # export
-
-    @torch.no_grad()
-    def folded(self) -> SparseAutoencoder:
-        """The same function without scales: folded(x) = self(x), and its codes are self's divided by scale_out."""
-        out = copy.deepcopy(self)
-        ratio, scale = self.scale_in / self.scale_out, self.scale_out
-        out.encoder.mul_(ratio)
-        for bias in (out.b_enc, out.b_dec, out.threshold, *((out.b_mag,) if isinstance(self.select, Gated) else ())):
-            bias.div_(scale)
-        if isinstance(self.select, JumpReLU):
-            out.log_threshold.sub_(scale.log())
-        out.scale_in.fill_(1.0)
-        out.scale_out.fill_(1.0)
-        return out
-
-    @torch.no_grad()
-    def to_jumprelu(self) -> SparseAutoencoder:
-        """Mutual or feature choice by thresholds as a JumpReLU autoencoder with the same codes.
-
-        Raises:
-            ConfigError: another kind, or thresholds that are not known.
-        """
-        if not self.select.couples:
-            raise ConfigError(f"a {self.select.name!r} autoencoder is no choice over batches")
-        k = self.select.k if isinstance(self.select, MutualChoice | FeatureChoice) else None
-        out = SparseAutoencoder(
-            self.d, self.features, JumpReLU(k), d_out=self.d_out if self.transcodes else None, prefixes=self.prefixes
-        )
-        own = out.state_dict()
-        own |= {name: value for name, value in self.state_dict().items() if name in own}
-        own["log_threshold"] = self._threshold().clamp_min(1e-12).log()
-        own["strength"] = out.strength
-        out.load_state_dict(own)
-        return out.eval()
 
 
 def _checked_prefixes(prefixes: Sequence[int] | None, features: int) -> tuple[int, ...] | None:

@@ -23,6 +23,7 @@ from gossamer.kernels import codes
 from gossamer.kernels.codes import SparseCode
 from gossamer.runs.folder import RunFolder
 from gossamer.sparsify.recipe import Recipe
+from gossamer.training import distributed
 from gossamer.training.config import FREE, OptimConfig, TrainConfig
 from gossamer.training.loop import fit, open_run
 from gossamer.training.optim import make_optimizer
@@ -103,6 +104,8 @@ class Autoencoding(Task):
         self._last: tuple[SparseCode, Tensor, Tensor] | None = None  # code, centred inputs, residual
 
     def make_optimizer(self, config: OptimConfig) -> Optimizer:
+        if distributed.world() > 1:
+            raise ConfigError("a sparse autoencoder is trained by one process: its selection needs the whole batch")
         made = make_optimizer(list(self.sae.parameters()), config)
         made.register_step_pre_hook(lambda optimizer, *_: self._before(optimizer))
         made.register_step_post_hook(lambda optimizer, *_: self._after(optimizer))
@@ -113,7 +116,7 @@ class Autoencoding(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
         if not x.is_floating_point() or x.dtype is torch.float16:
-            raise ConfigError(f"cannot train on activations of {x.dtype}; give float32 (or bfloat16) ones")
+            raise ConfigError(f"cannot train on activations of {x.dtype}; give float32 ones")
         sae = self.sae
         self._choose()
         flat = sae.normalised(x)
@@ -230,12 +233,12 @@ def train(
     Returns:
         the result of `fit`: {"steps", "seconds", "test", ...}.
     Raises:
-        ConfigError: budgets that the batches do not allow, float16, changed arguments on resume.
+        ConfigError: budgets that the batches do not allow, less than float32, several processes, changed arguments.
         NumericsError: activations, loss or weights that are not finite. Interrupted: a signal came, all is saved.
     """
     config = config or TrainConfig(steps=1000, optim=optimiser(sae.features, 1000), clip=1.0)
-    if config.precision == "fp16":
-        raise ConfigError("float16 training loses the small activations; use precision = 'bf16' or 'no'")
+    if config.precision != "no":
+        raise ConfigError("bfloat16 and float16 training lose the small activations; use precision = 'no'")
     _check_kinds(sae, plan)
     start_from(sae, data.batch(0), plan.centre, plan.normalise)
     if isinstance(run, str | Path):
