@@ -41,7 +41,13 @@ LINEAR: dict[str, dict[str, Any]] = {  # model -> data and settings of the test 
     },
     "tsc": {
         "data": {"states": (-1, 0, 1), "probabilities": (0.1, 0.8, 0.1)},
-        "fit": {"n_candidates": 7, "max_active": 4, "steps": 100, "anneal": {"T": ((0, 2.0), (0.7, 1.0)), "ncut": CUT}},
+        "fit": {
+            "n_candidates": 7,
+            "max_active": 4,
+            "steps": 100,
+            "restarts": 3,
+            "anneal": {"T": ((0, 2.0), (0.7, 1.0)), "ncut": CUT, "W_noise": ((0, 0.5), (0.6, 0.0))},
+        },
     },
     "dsc": {
         "data": {"states": (0, 1, 2), "probabilities": (0.8, 0.15, 0.05)},
@@ -215,3 +221,97 @@ def slab_bars(
 
     settings = {"what": "slab", "seed": seed, "truncation": truncation, "cut": cut, "units": units, "mutant": mutant}
     return cell(__name__, settings, compute)
+
+
+NATURAL = {  # model -> settings for whitened 8 x 8 patches of photographs
+    "bsc": {"n_candidates": 8, "max_active": 4},
+    "tsc": {"n_candidates": 6, "max_active": 3},
+    "gsc": {"n_candidates": 6, "max_active": 3},
+}
+FIELD = 8  # pixels of a side
+
+
+def natural_fields(model: str, seed: int, mutant: str | None = None) -> dict[str, Any]:
+    """Fits of Gabor functions to 48 components from 8000 patches; "pca" and "noise" are controls.
+
+    Returns:
+        {"median_r2", "explained": share with r2 >= 0.7, "oriented": share that `is_oriented`}.
+    """
+    from gossamer.domains.sparse_coding.fields import fit_gabor, is_oriented
+    from gossamer.domains.sparse_coding.patches import natural_patches
+
+    def compute() -> dict[str, Any]:
+        with one_thread():
+            Y = natural_patches(8000, FIELD, seed)
+            fields = _components(model, Y, seed, mutant)
+            fits = [fit_gabor(field.reshape(FIELD, FIELD)) for field in fields]
+        r2 = np.array([found.r2 for found in fits])
+        oriented = [is_oriented(found, FIELD) for found in fits]
+        return {
+            "median_r2": float(np.median(r2)),
+            "explained": float((r2 >= 0.7).mean()),
+            "oriented": float(np.mean(oriented)),
+        }
+
+    return cell(__name__, {"what": "natural", "model": model, "seed": seed, "mutant": mutant}, compute)
+
+
+def _components(model: str, Y: Array, seed: int, mutant: str | None) -> Array:
+    if model == "noise":
+        return np.random.default_rng(seed).normal(size=(48, Y.shape[1]))
+    if model == "pca":
+        from sklearn.decomposition import PCA
+
+        leading: Array = PCA(48, random_state=seed).fit(Y).components_
+        return leading
+    learned: Array = fit(model, Y, seed, mutant, n_components=48, steps=40, **NATURAL[model]).components_
+    return learned
+
+
+PARTS: dict[str, Any] = {
+    "n_components": 10,
+    "steps": 30,
+    "random_state": 0,
+    "anneal": {"T": ((0, 3.0), (0.5, 1.0)), "ncut": CUT},
+}
+
+
+def shared(mutant: str | None = None) -> dict[str, float]:
+    """Largest difference of parameters after 30 steps on 1000 bars by one process, and by two with half the data each.
+
+    Args:
+        mutant: "own_sums" lets each process learn from its half alone.
+    """
+
+    def compute() -> dict[str, Any]:
+        import tempfile
+
+        from gossamer.training.distributed import launch
+
+        names, largest = ("bsc", "mca", "gsc"), {}
+        with tempfile.TemporaryDirectory() as folder:
+            launch(_learn_half, 2, names, folder, mutant != "own_sums")
+            for name in names:
+                alone = fit_shared(name, bars(1000, seed=0).Y, False)
+                with np.load(f"{folder}/{name}.npz", allow_pickle=False) as found:
+                    gaps = [float(np.abs(found[key] - value.numpy()).max()) for key, value in alone.params_.items()]
+                largest[name] = max(gaps)
+        return largest
+
+    return cell(__name__, {"what": "shared", "mutant": mutant}, compute)
+
+
+def fit_shared(name: str, Y: Array, distributed: bool) -> SparseCoder:
+    """The estimator whose parameters the processes must agree on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SparseCodingWarning)
+        return MODELS[name](**PARTS, distributed=distributed).fit(Y)
+
+
+def _learn_half(rank: int, names: tuple[str, ...], folder: str, together: bool) -> None:
+    Y = bars(1000, seed=0).Y
+    for name in names:
+        coder = fit_shared(name, Y[500 * rank : 500 * (rank + 1)], together)
+        if rank == 0:
+            arrays: dict[str, Any] = {key: value.numpy() for key, value in coder.params_.items()}
+            np.savez(f"{folder}/{name}.npz", **arrays)

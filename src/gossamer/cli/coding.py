@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,7 +66,11 @@ def learn(
     found = found - found.mean(1, keepdims=True)
     say(f"{len(found)} patches of {side} x {side}, {components} components, {steps} steps")
     started = time.perf_counter()
-    coder.fit(found)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        coder.fit(found)
+    for remark in remarks:
+        say(f"note: {remark.message}")
     save(coder, output)
     if plot is not None:
         from gossamer.domains.sparse_coding.plots import plot_dictionary

@@ -18,6 +18,7 @@ PAPERS: dict[str, str] = {
     "iterative-soft-shrinkage": "gossamer.papers.iterative_soft_shrinkage",
     "masksparsity": "gossamer.papers.masksparsity",
     "progressive-gradient-flow": "gossamer.papers.progressive_gradient_flow",
+    "prosper": "gossamer.papers.prosper",
     "random-pruning": "gossamer.papers.random_pruning",
     "random-search-sparse-nas": "gossamer.papers.random_search_sparse_nas",
     "sparse-model-soups": "gossamer.papers.sparse_model_soups",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def load(path: str | Path) -> SparseCoder:
         CheckpointError: missing, damaged, of another format, or arrays that do not fit together.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             head = json.loads(str(file["head"]))
             params = {
                 key.removeprefix("param_"): torch.from_numpy(file[key])
@@ -90,7 +92,7 @@ def load(path: str | Path) -> SparseCoder:
         coder._keep(Run(params, head["history"], head["log_likelihood"], len(head["history"]["log_likelihood"])))
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is no model of sparse coding: {error}") from error
     coder.n_features_in_ = head["features"]
     return coder

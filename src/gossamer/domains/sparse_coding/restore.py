@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, DataError, ShapeError
-from .checks import check_counts
+from .checks import SparseCodingWarning, check_counts
 from .estimator import SparseCoder
 from .models import SpikeSlabSparseCoding
 from .patches import assemble, extract
@@ -29,8 +30,14 @@ class Restored:
 
 def default_coder(missing: bool = False, **options: Any) -> SparseCoder:
     """Spike and slab with 64 components, at most 3 active among 6 candidates, 40 steps."""
-    settings: dict[str, Any] = {"n_candidates": 6, "max_active": 3, "steps": 40, "random_state": 0} | options
-    return SpikeSlabSparseCoding(settings.pop("n_components", 64), missing=missing, **settings)
+    components = options.pop("n_components", 64)
+    settings: dict[str, Any] = {
+        "n_candidates": min(6, components),
+        "max_active": min(3, components),
+        "steps": 40,
+        "random_state": 0,
+    }
+    return SpikeSlabSparseCoding(components, missing=missing, **(settings | options))
 
 
 def _centred(patches: Array) -> tuple[Array, Array]:
@@ -43,7 +50,10 @@ def _centred(patches: Array) -> tuple[Array, Array]:
 def _learn(coder: SparseCoder, patches: Array, limit: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(patches))[:limit]
-    coder.fit(patches[np.sort(chosen)])
+    with warnings.catch_warnings():
+        # patches of pictures often use all components that they may; `saturated_` says how many did
+        warnings.simplefilter("ignore", SparseCodingWarning)
+        coder.fit(patches[np.sort(chosen)])
 
 
 def _check_picture(picture: Any) -> Array:
