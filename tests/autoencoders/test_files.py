@@ -80,6 +80,19 @@ def test_saelens_itself_codes_the_same(select, tmp_path):
         assert torch.allclose(theirs(X), sae(X), atol=1e-5)
 
 
+def test_batch_topk_of_dictionary_learning_codes_the_same():
+    theirs = pytest.importorskip("dictionary_learning.trainers.batch_top_k", reason="dictionary-learning is absent")
+    sae = SparseAutoencoder(6, 16, MutualChoice(3))
+    other = theirs.BatchTopKSAE(6, 16, 3)
+    with torch.no_grad():
+        sae.b_dec.add_(0.3)
+        other.encoder.weight.copy_(sae.encoder)
+        other.decoder.weight.copy_(sae.decoder.t())
+        other.b_dec.copy_(sae.b_dec)
+        assert torch.allclose(other.encode(X, use_threshold=False), sae.encode(X, batch=True), atol=1e-6)
+        assert torch.allclose(other.decode(other.encode(X, use_threshold=False)), sae(X, batch=True), atol=1e-6)
+
+
 def test_old_topk_files_are_read_as_topk(tmp_path):
     save_saelens(tmp_path, _made(TokenChoice(3)))
     config = json.loads((tmp_path / "cfg.json").read_text())

@@ -179,6 +179,8 @@ class SparseAutoencoder(nn.Module):
     def select_mask(self, z: Tensor) -> Tensor:
         """bool: the entries of relu(pre) that the kind's own rule keeps, over the whole batch."""
         select = self.active_select()
+        if select.couples and len(z) == 1:
+            warnings.warn(f"{select.name!r} choice over a batch of one token; use thresholds", stacklevel=2)
         if isinstance(select, FeatureChoice):
             return select.mask(z, self.usage.ranks() if select.budgets == "zipf" else None)
         if isinstance(select, TokenChoice | MutualChoice):
@@ -220,8 +222,6 @@ class SparseAutoencoder(nn.Module):
         z = pre.relu()
         if select.couples and not over_batch:
             return z * (z > self.thresholds())
-        if select.couples and len(z) == 1:
-            warnings.warn(f"{select.name!r} choice over a batch of one token; use thresholds", stacklevel=3)
         return z * self.select_mask(z)
 
     def thresholds(self) -> Tensor:
