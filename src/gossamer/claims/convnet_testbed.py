@@ -28,7 +28,7 @@ from gossamer.maths.schedules import Every
 from gossamer.maths.statistics import Estimate, paired_interval
 from gossamer.metrics.classification import accuracy
 from gossamer.models.mobilenet import digits_mobilenet
-from gossamer.recipes.convnets import START, STOP, Plan, pointwise
+from gossamer.recipes.convnets import START, STOP, LayerChoice, pointwise
 from gossamer.sparsify.averaging import recalibrate_bn
 from gossamer.sparsify.patterns import Block, Pattern, Rows, Unstructured
 from gossamer.sparsify.rearrange import rearrange
@@ -115,7 +115,7 @@ def half(estimate: Estimate) -> float:
 
 
 def _recipe(model: nn.Module, pattern: Pattern, sparsity: float) -> Recipe:
-    recipe = Plan(dict.fromkeys(pointwise(model), pattern)).recipe("arm", sparsity)
+    recipe = LayerChoice(dict.fromkeys(pointwise(model), pattern)).recipe("arm", sparsity)
     return recipe.replace(updates=_with(recipe, when=Every(EVERY, START, STOP)))
 
 

@@ -29,7 +29,7 @@ from gossamer.errors import DataError
 from gossamer.kernels import native
 from gossamer.kernels.formats import matrix, pack_block, pack_csr_panel
 from gossamer.maths.statistics import mean_sd
-from gossamer.recipes.convnets import Plan, pointwise
+from gossamer.recipes.convnets import LayerChoice, pointwise
 from gossamer.sparsify.patterns import Block, Unstructured
 
 # (in, out, height = width) of 1x1 convolutions at 224 pixels with 128 and more inputs
@@ -209,7 +209,7 @@ def alive(model: nn.Module, seed: int) -> nn.Module:
 
 
 def network_speedups(
-    model: nn.Module, x: Tensor, variants: Mapping[str, tuple[Plan, float]], mutant: str | None = None
+    model: nn.Module, x: Tensor, variants: Mapping[str, tuple[LayerChoice, float]], mutant: str | None = None
 ) -> dict[str, float]:
     """Speed of compiled sparse networks over the fastest dense peer running the dense network, one thread.
 
@@ -243,7 +243,7 @@ def network_speedups(
 def networks(
     ctx: Context,
     make: Callable[[], nn.Module],
-    plan: Callable[[nn.Module], Plan],
+    plan: Callable[[nn.Module], LayerChoice],
     sparsities: Mapping[str, float],
     thresholds: Mapping[str, float] | None = None,
     side: int = 224,
@@ -265,7 +265,7 @@ def networks(
     return Measured(figures, spread, thresholds, len(tables), holds)
 
 
-def all_blocks(model: nn.Module, rows: int) -> Plan:
+def all_blocks(model: nn.Module, rows: int) -> LayerChoice:
     """Blocks of `rows` output channels in every 1x1 convolution that they divide."""
     found = pointwise(model)
-    return Plan({n: Block(rows, 1) if m.out_channels % rows == 0 else Unstructured() for n, m in found.items()})
+    return LayerChoice({n: Block(rows, 1) if m.out_channels % rows == 0 else Unstructured() for n, m in found.items()})

@@ -51,7 +51,7 @@ PUBLISHED: Mapping[str, Published] = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayerChoice:
     """Which weights are sparse and how.
 
     Attributes:
@@ -89,7 +89,7 @@ def pointwise(model: nn.Module) -> dict[str, nn.Conv2d]:
     }
 
 
-def fast_sparse_plan(model: nn.Module, network: str | None = None, *, slab_bytes: int | None = None) -> Plan:
+def fast_sparse_plan(model: nn.Module, network: str | None = None, *, slab_bytes: int | None = None) -> LayerChoice:
     """Which layers of a mobile network are sparse, in which blocks, and which are dense.
 
     Sparse are the 1x1 convolutions; the first convolution, depthwise ones, normalisation and (but for EfficientNet)
@@ -122,7 +122,7 @@ def fast_sparse_plan(model: nn.Module, network: str | None = None, *, slab_bytes
             patterns[name] = Unstructured()
         elif isinstance(module, (nn.Conv2d, nn.Linear)) and name not in patterns:
             dense[name] = _reason(module)
-    return Plan(patterns, dense)
+    return LayerChoice(patterns, dense)
 
 
 def fast_sparse(model: nn.Module, network: str | None = None, sparsity: float | None = None) -> Recipe:
@@ -158,7 +158,7 @@ def sparsebyte(model: nn.Module, sparsity: float = 0.3, rows: int = 4) -> Recipe
     for name in layers.patterns:
         weight = model.get_parameter(name)
         patterns[name] = Block(_dividing(rows, len(weight)), max(1, weight[0, 0].numel()))
-    return Plan(patterns, layers.dense).recipe("sparsebytenn", sparsity)
+    return LayerChoice(patterns, layers.dense).recipe("sparsebytenn", sparsity)
 
 
 def _dividing(rows: int, channels: int) -> int:
