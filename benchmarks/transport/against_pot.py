@@ -18,7 +18,7 @@ import torch
 
 from gossamer.transport import LBFGS, KSparse, solve_ot
 
-SOLVER = LBFGS(steps=500, gain=1e-9)
+SOLVER = LBFGS(steps=500, gain=1e-9, refine=False)
 
 
 def clouds(n: int) -> torch.Tensor:

@@ -24,6 +24,8 @@ class LBFGS:
     Args:
         steps: at most. tolerance: of the marginal error, relative to the mass. history: pairs remembered.
         gain: stop where steps raise the value by a smaller share than this: small k ends so, at a kink.
+        refine: where a single problem on the CPU ends at a kink, go on with a search made for such, which costs several
+            times as long and raises the value a little.
         anneal: begin with gamma times this and halve it stage by stage, each from the potentials of the last; 1 starts
             at gamma itself.
     """
@@ -32,6 +34,7 @@ class LBFGS:
     tolerance: float = 1e-6
     history: int = 10
     gain: float = 1e-12
+    refine: bool = True
     anneal: float = 1.0
 
     def __post_init__(self) -> None:
@@ -143,7 +146,7 @@ def _converge(objective: Objective, start: Tensor, solver: LBFGS) -> Minimum:
         x, evaluations = done.x, evaluations + done.evaluations
         steps = steps + done.steps
     x, converged = _newton(objective, x, solver.tolerance)
-    if search is _scipy and not bool(converged):  # a kink, which the other search can follow downhill
+    if solver.refine and search is _scipy and not bool(converged):  # a kink, which the other search can follow downhill
         done = lbfgs(objective, x, objective.error, solver.tolerance, solver.steps, solver.history, solver.gain)
         return Minimum(done.x, done.converged, steps + done.steps, evaluations + done.evaluations)
     return Minimum(x, converged, steps, evaluations)
