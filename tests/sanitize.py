@@ -1,6 +1,6 @@
 """Builds the native part with AddressSanitizer and UndefinedBehaviorSanitizer and runs the kernel tests on it.
 
-    python tests/sanitize.py [pytest arguments; default: tests/kernels]
+    python tests/sanitize.py [pytest arguments; default: the tests of kernels and of what plans run]
 
 The instrumented extension stays in build/sanitize and takes the place of the ordinary one in this run only. The first
 error of either kind ends the run with its stack. Linux with g++ or clang; leaks are not looked for, as Python and
@@ -18,7 +18,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "sanitize"
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last: or exceptions are thrown before it is known
-DEFAULT = ["tests/kernels", "tests/engine/test_sparse_linear.py", "-m", "not slow"]
+# Registered operators, exports and other processes run no native code that eager calls do not run.
+DEFAULT = [
+    "tests/kernels",
+    "tests/engine/test_sparse_linear.py",
+    "tests/engine/test_assemble.py",
+    "tests/engine/test_runtime.py",
+    *("-m", "not slow", "-k", "not opcheck and not export and not environment and not fork and not extension"),
+]
 
 
 def build() -> Path:

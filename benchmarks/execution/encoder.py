@@ -56,7 +56,9 @@ def to_onnx(model: nn.Module, ids: Tensor) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(model, (ids,), buffer, dynamo=False, input_names=["ids"], output_names=["y"], opset_version=17)
+        torch.onnx.export(
+            model, (ids,), buffer, dynamo=False, input_names=["ids"], output_names=["y"], opset_version=17
+        )
     return buffer.getvalue()
 
 

@@ -79,7 +79,7 @@ def swap_modules(model: nn.Module, example: Any) -> nn.Module:
         the model itself; `model.gossamer_report` is a `PlanReport` with every candidate layer.
     """
     layers = {name: module for name, module in model.named_modules() if _is_candidate(module)}
-    inputs = _record(model, layers, example)
+    inputs = record_inputs(model, layers, example)
     report = PlanReport(runs="modules", level=native.level(), threads=native.threads())
     for name, module in layers.items():
         if name not in inputs:
@@ -105,7 +105,7 @@ def _is_candidate(module: nn.Module) -> bool:
     )
 
 
-def _record(model: nn.Module, layers: Mapping[str, nn.Module], example: Any) -> dict[str, Tensor]:
+def record_inputs(model: nn.Module, layers: Mapping[str, nn.Module], example: Any) -> dict[str, Tensor]:
     """What each layer reads in one run."""
     seen: dict[str, Tensor] = {}
 
