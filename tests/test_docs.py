@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["docs/guide.md", "docs/sparse-training.md", "docs/mobile.md", "docs/transport.md", "docs/autoencoders.md"]
+PAGES = [
+    "docs/guide.md",
+    "docs/sparse-training.md",
+    "docs/mobile.md",
+    "docs/transport.md",
+    "docs/autoencoders.md",
+    "docs/unlearning.md",
+]
 
 
 def blocks(page):

@@ -16,6 +16,7 @@ _VERBS = {
     "Recipe": "gossamer.sparsify.recipe",
     "Sparsifier": "gossamer.sparsify.sparsifier",
     "prune_": "gossamer.recipes.oneshot",
+    "unlearn": "gossamer.reuse.unlearning.api",
 }
 _MODULES = ("data", "engine", "kernels", "models", "recipes", "sparsify", "training")
 

@@ -30,6 +30,7 @@ from gossamer.cli import (
     sweep,
     train,
     transport,
+    unlearn,
 )
 from gossamer.cli.console import say
 from gossamer.errors import ConfigError, GossamerError, MaskError, ShapeError
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": engine.export,
     "shrink": engine.shrink,
     "rearrange": rearrange.rearrange,
+    "unlearn": unlearn.unlearn,
 }
 # Groups of commands. A room adds itself here: `gossamer <room> <verb>`.
 GROUPS = {

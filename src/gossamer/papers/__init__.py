@@ -26,6 +26,7 @@ PAPERS: dict[str, str] = {
     "sparsity-constrained-ot": "gossamer.papers.sparsity_constrained_ot",
     "sr-ste": "gossamer.papers.sr_ste",
     "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
+    "unlearn-sparse": "gossamer.papers.unlearn_sparse",
 }
 
 
