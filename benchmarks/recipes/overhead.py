@@ -1,8 +1,9 @@
 """What a Sparsifier adds to a training step: ratio to the bare loop, side by side in one process, one thread.
 
-Rows: static mask, RigL, SR-STE 2:4, and as a peer torch.nn.utils.prune with a static
-mask. Contestants take turns step by step; the figure is the ratio of the medians of process CPU time, best and worst of
-several rounds. Usage: python benchmarks/recipes/overhead.py [--rounds 5] [--steps 12]
+Rows: static mask, RigL, SR-STE 2:4, and as peers torch.nn.utils.prune with a static mask and, where it is installed
+(pip install --no-deps sparsimony==0.1.0), the RigL of sparsimony. Contestants take turns step by step; the figure is
+the ratio of the medians of process CPU time, best and worst of several rounds.
+Usage: python benchmarks/recipes/overhead.py [--rounds 5] [--steps 12]
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import argparse
 import copy
 import statistics
 import time
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +56,8 @@ def contestants(model: nn.Module, batch: tuple[Tensor, Tensor], select: Select) 
     steps = {"bare": stepper(model, batch, sgd(model))}
     ours: dict[str, Recipe] = {
         "gossamer static": recipes.random(SPARSITY),
-        "gossamer rigl, every 100": recipes.rigl(SPARSITY, every=100),
+        "gossamer rigl, between updates": recipes.rigl(SPARSITY, every=1000),
+        "gossamer rigl, update in every step": recipes.rigl(SPARSITY, every=1),
         "gossamer sr-ste 2:4": recipes.sr_ste(2, 4, select=select),
     }
     for name, recipe in ours.items():
@@ -66,7 +70,33 @@ def contestants(model: nn.Module, batch: tuple[Tensor, Tensor], select: Select) 
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             torch_prune.random_unstructured(module, "weight", SPARSITY)
     steps["torch.nn.utils.prune static"] = stepper(net, batch, sgd(net))
+    if find_spec("sparsimony"):
+        steps["sparsimony rigl, between updates"] = sparsimony_rigl(copy.deepcopy(model), batch, every=1000)
+        steps["sparsimony rigl, update in every step"] = sparsimony_rigl(copy.deepcopy(model), batch, every=1)
     return steps
+
+
+def sparsimony_rigl(model: nn.Module, batch: tuple[Tensor, Tensor], every: int) -> Step:
+    """The same loop under sparsimony's RigL with ERK densities, whose `step` follows the optimiser's."""
+    from sparsimony.distributions.base import ERKDistribution
+    from sparsimony.dst.rigl import RigL
+    from sparsimony.schedulers.base import CosineDecayScheduler
+
+    optimizer = sgd(model)
+    # init_method: its prepare() would re-draw the kept weights
+    rigl = RigL(CosineDecayScheduler(0.3, 7500, every), ERKDistribution(), optimizer, SPARSITY, init_method=None)
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it builds on torch.ao, which announces its end
+        rigl.prepare(model, [{"tensor_fqn": f"{name}.weight"} for name in layers])
+
+    def step() -> None:
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+        rigl.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def ratios(steps: dict[str, Step], rounds: int, count: int) -> dict[str, list[float]]:

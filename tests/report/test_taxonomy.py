@@ -13,6 +13,7 @@ from gossamer.sparsify import Sparsifier
 
 STEPS = 40
 OPTIONS = {
+    "g2gnet": {"every": 5},
     "set": {"every": 5},
     "rigl": {"every": 5},
     "itop": {"every": 5},

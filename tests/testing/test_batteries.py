@@ -10,8 +10,9 @@ from gossamer import recipes
 from gossamer.maths.schedules import Constant, Cosine, Cubic, Every, Exponential, Fade, Linear, Steps
 from gossamer.sparsify import Sparsifier
 from gossamer.sparsify.allocation import ER, ERK, Global, Uniform, UniformPlus
+from gossamer.sparsify.ensembles import GroupToGroup, WithinGroups
 from gossamer.sparsify.patterns import NM, Block, Cols, Rows, Unstructured
-from gossamer.sparsify.scores import SCORES, Combined, Gradient, Magnitude, Normalised, Random
+from gossamer.sparsify.scores import SCORES, Combined, Gradient, Hebbian, Magnitude, Normalised, Random
 from gossamer.sparsify.updates import Freeze, GrowTo, PruneGrow, PruneTo, SetTo
 from gossamer.testing import (
     check_allocation,
@@ -32,6 +33,8 @@ PATTERNS = [
     NM(2, 4),
     NM(1, 4, "oihw_flat", "keep"),
     NM(3, 5, tail="proportional"),
+    GroupToGroup(4, 2),
+    GroupToGroup(2, 1, inputs=4, p_in=0.5, p_out=0.1),
 ]
 SCHEDULES = [Constant(0.3), Linear(1, 0.1), Cubic(1, 0.1), Cosine(0.5, 0.005), Exponential(1, 0.1), Fade(5, 0.1, 0.9)]
 LOOSE = Global(allow_empty=True)
@@ -44,6 +47,8 @@ UPDATES = [
     PruneTo(Cubic(0.5, 0.1), allocation=Uniform(), when=Every(10)),
     PruneGrow(when=Every(10)),
     PruneGrow(Cosine(0.5), grow=Gradient(), rounding="ceil", allow_reverse=False, when=Every(10)),
+    PruneGrow(grow=Hebbian(), when=Every(10)),
+    PruneGrow(grow=WithinGroups(Hebbian(signed=True), 2, inputs=1), when=Every(10)),
     PruneGrow(redistribute="momentum", when=Every(10)),
     PruneGrow(redistribute="nonzeros", grow=Gradient(), when=Every(10)),
     GrowTo(Linear(0.5, 0.9), when=Every(10)),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PAPERS: dict[str, str] = {
     "choice-saes": "gossamer.papers.choice_saes",
     "fast-sparse-convnets": "gossamer.papers.fast_sparse_convnets",
+    "g2gnet": "gossamer.papers.g2gnet",
     "granet": "gossamer.papers.granet",
     "iterative-soft-shrinkage": "gossamer.papers.iterative_soft_shrinkage",
     "masksparsity": "gossamer.papers.masksparsity",

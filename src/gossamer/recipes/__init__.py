@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ..sparsify.recipe import Recipe
 from .dynamic import itop, rigl, set_
+from .ensembles import g2gnet
 from .gradual import gmp, granet
 from .nm import asp, sr_ste, ste
 from .procedures import imp, train_prune_finetune
@@ -28,6 +29,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "set": set_,
     "rigl": rigl,
     "itop": itop,
+    "g2gnet": g2gnet,
     "ste": ste,
     "sr_ste": sr_ste,
     "asp": asp,
@@ -45,6 +47,7 @@ __all__ = [
     "RECIPES",
     "asp",
     "dense",
+    "g2gnet",
     "gmp",
     "granet",
     "grasp",

@@ -12,6 +12,7 @@ from typing import Any
 
 from gossamer.errors import ConfigError, unknown
 from gossamer.maths.schedules import Steps
+from gossamer.sparsify.ensembles import GroupToGroup
 from gossamer.sparsify.estimators import Projected
 from gossamer.sparsify.patterns import NM, Block, Cols, Rows, Unstructured
 from gossamer.sparsify.recipe import Recipe
@@ -96,6 +97,7 @@ TAXONOMIES: dict[str, Taxonomy] = {
     "set": _GROWING,
     "rigl": _GROWING,
     "itop": _GROWING,
+    "g2gnet": _GROWING,
     "granet": _GRADUAL,
     "gmp": _GRADUAL,
     "ste": Taxonomy("during", "dense", "dynamic", "time", "n:m"),
@@ -115,7 +117,14 @@ TAXONOMIES: dict[str, Taxonomy] = {
     "kv_cache_pruning": Taxonomy("after", "dense", "dynamic", "input", "unstructured"),
 }
 
-_PATTERNS: dict[type, str] = {Unstructured: "unstructured", NM: "n:m", Block: "block", Rows: "channel", Cols: "channel"}
+_PATTERNS: dict[type, str] = {
+    Unstructured: "unstructured",
+    NM: "n:m",
+    Block: "block",
+    GroupToGroup: "block",
+    Rows: "channel",
+    Cols: "channel",
+}
 
 
 def classify(recipe: Recipe, trained: bool = False) -> Taxonomy:

@@ -12,7 +12,7 @@ import yaml
 from ..errors import ConfigError, unknown
 from ..maths import schedules
 from ..maths.schedules import Steps
-from . import allocation, estimators, lowest, patterns, regularizers, updates, weight_ops
+from . import allocation, ensembles, estimators, lowest, patterns, regularizers, updates, weight_ops
 from .groups import Select
 from .patterns import Pattern, Unstructured
 from .scores import SCORES
@@ -87,6 +87,7 @@ PARTS: dict[str, type] = {
     "block": patterns.Block,
     "rows": patterns.Rows,
     "cols": patterns.Cols,
+    "group_to_group": ensembles.GroupToGroup,
     "uniform": allocation.Uniform,
     "uniform_plus": allocation.UniformPlus,
     "er": allocation.ER,
@@ -112,6 +113,7 @@ PARTS: dict[str, type] = {
     "shrink": weight_ops.Shrink,
     "soft_threshold": weight_ops.SoftThreshold,
     **SCORES,
+    "within_groups": ensembles.WithinGroups,
 }
 NAMES: dict[type, str] = {part: name for name, part in PARTS.items()}
 

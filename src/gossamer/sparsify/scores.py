@@ -104,6 +104,32 @@ class ActivationMagnitude:
 
 
 @dataclass(frozen=True)
+class Hebbian:
+    """|corr| of a unit with each of its inputs over the batch of the update: what fires together is worth a wire.
+
+    Of a convolution, channels are correlated by their means over positions. Constant units score 0.
+
+    Args:
+        signed: rank by the correlation itself, so that only units that rise together connect.
+    Source: Konstantaropoulos et al. 2025 (G2GNet), regrowth.
+    """
+
+    signed: bool = False
+    needs: ClassVar[frozenset[str]] = frozenset({"act_corr"})
+
+    def __call__(self, ctx: Context) -> Scores:
+        def score(name: str) -> Tensor:
+            found = ctx.statistic("act_corr", name)  # (out, in)
+            w = ctx.weights[name]
+            if found.shape != w.shape[:2]:
+                raise ConfigError(f"{name}: a grouped convolution has no correlation of all channels; exclude it")
+            values = found if self.signed else found.abs()
+            return values.reshape(*found.shape, *[1] * (w.ndim - 2)).expand(w.shape)
+
+        return ctx.units(score)
+
+
+@dataclass(frozen=True)
 class BNScale:
     """|gamma| of the normalisation that follows a channel group (network slimming, Liu et al. 2017)."""
 
@@ -315,6 +341,7 @@ SCORES: dict[str, type] = {
     "taylor": Taylor,
     "fisher": Fisher,
     "activation_magnitude": ActivationMagnitude,
+    "hebbian": Hebbian,
     "bn_scale": BNScale,
     "l1_group": L1Group,
     "snip": Snip,

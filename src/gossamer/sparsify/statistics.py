@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import ShapeError
+
 NEEDS = ("grad", "grad_ema", "fisher", "activations", "act_corr", "gram", "batch")
 RUNNING = frozenset({"grad_ema", "fisher"})  # these read every step's gradient, not only an update's
 FORWARD = frozenset({"activations", "act_corr", "gram"})
@@ -18,6 +20,13 @@ def _features(x: Tensor, module: nn.Module) -> Tensor:
     """Activations as a matrix (samples, features): channels of a convolution, last dimension of anything else."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return x.movedim(1, -1).reshape(-1, x.shape[1])
+    return x.reshape(-1, x.shape[-1])
+
+
+def _samples(x: Tensor, module: nn.Module) -> Tensor:
+    """As `_features`, but a convolution's channels by their means over positions: one row per image."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return x.flatten(2).mean(2)
     return x.reshape(-1, x.shape[-1])
 
 
@@ -95,9 +104,9 @@ class Statistics:
                 self._add("activations", name, x.square().sum(0))
             if "gram" in self.needs:
                 self._add("gram", name, x.T @ x)
-            if "act_corr" in self.needs and isinstance(module, nn.Linear):
-                y = _features(output.detach().float(), module)
-                self.values.setdefault("act_corr", {})[name] = correlation(y, x)
+            if "act_corr" in self.needs and isinstance(output, Tensor):
+                pair = (_samples(t.detach().float(), module) for t in (output, inputs[0]))
+                self.values.setdefault("act_corr", {})[name] = correlation(*pair)
 
         return read
 
@@ -117,7 +126,13 @@ class Statistics:
 
 
 def correlation(y: Tensor, x: Tensor) -> Tensor:
-    """Pearson correlation of the columns of y (samples, out) with those of x (samples, in): 0 for constants."""
+    """Pearson correlation of the columns of y (samples, out) with those of x (samples, in): 0 for constants.
+
+    Raises:
+        ShapeError: fewer than two samples.
+    """
+    if len(x) < 2:
+        raise ShapeError(f"a correlation of activations needs a batch of at least 2, got {len(x)}")
     y, x = y - y.mean(0), x - x.mean(0)
     scale = y.norm(dim=0)[:, None] * x.norm(dim=0)[None, :]
     return torch.where(scale > 0, (y.T @ x) / scale.clamp_min(1e-30), 0.0)
