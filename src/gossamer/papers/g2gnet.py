@@ -178,8 +178,8 @@ PAPER = Paper(
             "reported",
             "Without growth, groups cost something against a random mask of equal density.",
             "none",
-            "12 seeds: 2.0 +- 1.3 points with pixel noise, more than the 1.5 that the specification's six seeds suggest. "
-            "A unit of the first layer sees two rows of the picture instead of scattered pixels; growth mends most of it.",
+            "More than the 1.5 points that the specification's six seeds suggest, with pixel noise: a first-layer "
+            "unit sees two rows of the picture instead of scattered pixels. Growth mends most of it.",
             _static_below_random,
             300,
             12,
