@@ -14,6 +14,7 @@ PAGES = [
     "docs/autoencoders.md",
     "docs/unlearning.md",
 ]
+PAGES = ["docs/guide.md", "docs/sparse-training.md", "docs/mobile.md", "docs/transport.md", "docs/autoencoders.md", "docs/sparse-coding.md"]
 
 
 def blocks(page):

@@ -130,9 +130,10 @@ class SparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             key=lambda found: found.log_likelihood,
         )
         self._keep(best)
-        found = posterior_of(model, best.params, data, 1)
-        check_saturated(float(found.saturated.mean()) if len(matrix) else 0.0, self._truncation()[1], self.n_components)
-        self.saturated_ = float(found.saturated.mean())
+        full = torch.from_numpy(posterior_of(model, best.params, data, 1).saturated).to(like)
+        sums = over.sum({"full": full.sum(), "points": like.new_tensor(float(len(full)))})
+        self.saturated_ = float(sums["full"] / sums["points"])
+        check_saturated(self.saturated_, self._truncation()[1], self.n_components)
         return self
 
     def _run(
