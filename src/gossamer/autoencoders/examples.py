@@ -63,7 +63,7 @@ def survey(
     *,
     features: Sequence[int] | int = 50,
     examples: int = 8,
-    around: int = 20,
+    around: int = 40,
 ) -> Survey:
     """Find the top examples of features over blocks of tokens.
 
@@ -145,7 +145,7 @@ class _details:  # noqa: N801 - a function with memory: each needed block is cod
         values = z[self.row[block]]
         peak = int(values.argmax())
         start, end = max(0, peak - self.around), min(len(values), peak + self.around + 1)
-        pieces = tuple(self.model.tokenizer.decode([int(t)]) for t in self.tokens[block, start:end])
+        pieces = tuple(_text_of(self.model, int(t)) for t in self.tokens[block, start:end])
         return Example(pieces, tuple(values[start:end].tolist()), peak - start)
 
     def _logits(self, feature: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -155,5 +155,12 @@ class _details:  # noqa: N801 - a function with memory: each needed block is cod
         if weight is None or weight.shape[1] != self.sae.d_out:
             return (), ()
         effect = weight.float() @ self.sae.decoder[feature]
-        names = [[self.model.tokenizer.decode([int(t)]) for t in (s * effect).topk(6).indices] for s in (1, -1)]
+        names = [[_text_of(self.model, int(t)) for t in (s * effect).topk(6).indices] for s in (1, -1)]
         return tuple(names[0]), tuple(names[1])
+
+
+def _text_of(model: LanguageModel, token: int) -> str:
+    """A token as text; its number in angle brackets where it is part of a letter or not printable."""
+    text = model.tokenizer.decode([token])
+    plain = text.replace("\n", "").replace("\t", "")
+    return text if "\ufffd" not in text and (not plain or plain.isprintable()) else f"<{token}>"
