@@ -138,7 +138,11 @@ class SparseAutoencoder(nn.Module):
         Raises:
             CheckpointError: other names or shapes, so of another architecture.
         """
-        check_same(state, self.state_dict(), f"a {self.select.name!r} autoencoder of {self.features} features")
+        own = f"a {self.select.name!r} autoencoder from {self.d} to {self.features} features"
+        try:
+            check_same(state, self.state_dict(), own)
+        except CheckpointError as error:
+            raise CheckpointError(f"this is {own}, the checkpoint {_described(state)}: {error}") from error
         self.load_state_dict(dict(state))
 
     # encoding
@@ -299,6 +303,15 @@ class SparseAutoencoder(nn.Module):
             kept, rest = kept.min().expand(self.features), rest.max().expand(self.features)
         self.threshold.copy_(torch.where(kept.isfinite(), (kept + rest) / 2, rest))
         self.calibrated.fill_(True)
+
+
+def _described(state: Mapping[str, Tensor]) -> str:
+    """What kind of autoencoder a state belongs to, as far as its names tell."""
+    if "encoder" not in state or state["encoder"].dim() != 2:
+        return "of no autoencoder"
+    kind = "a 'gated'" if "r_mag" in state else "a 'jumprelu'" if "log_threshold" in state else "a ranking or 'relu'"
+    features, d = state["encoder"].shape
+    return f"of {kind} autoencoder from {d} to {features} features"
 
 
 def _checked_prefixes(prefixes: Sequence[int] | None, features: int) -> tuple[int, ...] | None:
