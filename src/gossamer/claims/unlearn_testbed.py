@@ -201,20 +201,20 @@ def backdoor(network: str, seed: int) -> dict[str, Any]:
 def _backdoor(network: str, seed: int) -> dict[str, Any]:
     clean = noisy_digits(seed)
     trigger = Trigger(size=2, value=3.0, target=0)
-    images, labels, chosen = poison(*clean.train.source[torch.arange(1000)], trigger, 0.1, seed)
+    x, y = clean.train.source[torch.arange(1000)]
+    images, labels, chosen = poison(x, y, trigger, 0.1, seed)
     data = replace(clean, train=Batches([images, labels], BATCH, seed=seed, shuffle=True))
     split = ForgetSplit.by_index(data, chosen)
     model, masks = trained(data, network, seed)
     again = Retrain(train=training(shuffled(split.retain, BATCH, seed), seed))
-    test = clean.test.tensors()
+    x, y = clean.test.tensors()
     rows = {}
     for name, method in {"original": None, "retrain": again, **{key: METHODS[key] for key in REPAIRS}}.items():
         made = model
         if method is not None:
             made, _ = unlearn(model, split, method=method, masks=masks, seed=seed, device="cpu")
-        answers = made(test[0]).argmax(1)
-        right = float((answers == test[1]).double().mean())
-        rows[name] = {"clean": 100 * right, "success": attack_success(made, *test, trigger)}
+        right = float((made(x).argmax(1) == y).double().mean())
+        rows[name] = {"clean": 100 * right, "success": attack_success(made, x, y, trigger)}
     return rows
 
 

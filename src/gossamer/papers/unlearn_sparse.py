@@ -106,7 +106,7 @@ def _vector(model: nn.Module) -> Tensor:
 
 def _leave_out(ctx: Context) -> Measured:
     """Error of influence unlearning, as a share of the true change, for two sizes of the forget set."""
-    counts, decay = (4, 16), 0.02
+    counts, decay = (4, 40), 0.02
     shares: dict[str, list[float]] = {f"{count} of 400": [] for count in counts}
     for seed in ctx.each_seed():
         source = generator(seed, 10)

@@ -15,7 +15,7 @@ _STYLE = """
 :root { color-scheme: light dark; --paper: light-dark(#f6f5f1, #14171b); --panel: light-dark(#fff, #1c2026);
   --ink: light-dark(#1c1f24, #e8e6e1); --soft: light-dark(#5b626d, #a0a7b2); --line: light-dark(#dcdad3, #333a44);
   --accent: light-dark(#0b6e6e, #57c7c0); --warn: light-dark(#8a5a00, #f0c36d);
-  --warn-bg: light-dark(#fdf3dc, #34290f); --heat: light-dark(11 110 110, 87 199 192); }
+  --warn-bg: light-dark(#fdf3dc, #34290f); }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 64rem; margin: 0 auto; padding: 2.2rem 1.2rem 3rem; }
@@ -30,8 +30,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .figures th, .figures td { padding: .4rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
 .figures th:first-child { text-align: left; } .figures tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--soft); font-size: .84rem; } .result > * { color: var(--accent); font-weight: 650; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.2rem; }
-.matrix td, .matrix th { min-width: 2.15rem; height: 1.9rem; padding: 0 .3rem; text-align: center; font-size: .82rem;
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18.4rem), 1fr)); gap: .8rem; }
+.matrix td, .matrix th { min-width: 1.72rem; height: 1.72rem; padding: 0 .1rem; text-align: center; font-size: .8rem;
   border: 1px solid var(--panel); }
 .matrix th { color: var(--soft); font-weight: 600; } .matrix .gone th { color: var(--warn); }
 .matrix td.faint { color: var(--soft); }
@@ -84,8 +84,8 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def _figures(audit: Audit) -> str:
-    names = ("", "UA", "MIA", "RA", "TA", "gap of the result", "seconds")
-    head = "".join(f"<th>{name}</th>" for name in names)
+    names = ("", "UA", "MIA", "RA", "TA", f"gap of {audit.method}", "seconds")
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = []
     for name, *values, seconds in audit.rows():
         cells = "".join(f"<td>{_number(value)}</td>" for value in values) + f"<td>{_number(seconds, 2)}</td>"
@@ -108,7 +108,8 @@ def _remarks(remarks: Sequence[str]) -> str:
 
 
 def _matrices(audit: Audit, which: str) -> str:
-    gone = {index for index, row in enumerate(audit.after.forget_confusion) if sum(row)}
+    whole = audit.scenario.startswith("class")
+    gone = {index for index, row in enumerate(audit.after.forget_confusion) if whole and sum(row)}
     shown = {"before": audit.before, "after": audit.after}
     if "retrain" in audit.references:
         shown["retrained"] = audit.references["retrain"]
@@ -136,7 +137,8 @@ def _matrix(counts: Sequence[Sequence[int]], gone: set[int]) -> str:
 def _cell(count: int, total: int) -> str:
     if not count:
         return '<td class="faint">·</td>'
-    return f'<td style="background: rgb(var(--heat) / {0.08 + 0.62 * count / total:.2f})">{count}</td>'
+    shade = round(8 + 62 * count / total)
+    return f'<td style="background: color-mix(in srgb, var(--accent) {shade}%, transparent)">{count}</td>'
 
 
 def _attacks(audit: Audit) -> str:
