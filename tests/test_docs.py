@@ -6,15 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    "docs/guide.md",
-    "docs/sparse-training.md",
-    "docs/mobile.md",
-    "docs/transport.md",
-    "docs/autoencoders.md",
-    "docs/unlearning.md",
-]
-PAGES = ["docs/guide.md", "docs/sparse-training.md", "docs/mobile.md", "docs/transport.md", "docs/autoencoders.md", "docs/sparse-coding.md"]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 
 
 def blocks(page):
