@@ -108,4 +108,5 @@ def _real(name: str, source: torch.Generator) -> Split:
     test_x, test_y = data.test.tensors()
     picked = torch.randperm(len(y), generator=source)[:5000]
     spread = torch.randperm(len(test_y), generator=torch.Generator().manual_seed(0))[:2000]
-    return x[picked], y[picked], test_x[spread], test_y[spread]
+    mean, deviation = x.mean(), x.std()
+    return (x[picked] - mean) / deviation, y[picked], (test_x[spread] - mean) / deviation, test_y[spread]
