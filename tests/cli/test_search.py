@@ -48,3 +48,36 @@ def test_what_cannot_be_searched_is_said_before_it_runs(gossamer, tmp_path, argu
     assert done.code == 2
     assert message in done.err
     assert not any(tmp_path.iterdir())
+
+
+def test_cells_are_searched_pruned_timed_and_drawn(gossamer, tmp_path):
+    short = ("--set", "search=[6,4,6]", "--set", "retrain=[12,6,8]", "--workers", 1)
+    done = gossamer("search", "dass", *short, "-o", tmp_path, "--json")
+    assert done.code == 0, done.err
+    (seed,) = done.json["seeds"]
+    assert set(seed) == {"dass", "dense search", "random cell"}
+    for row in seed.values():
+        assert 0 < row["nonzeros"] < 0.05 * row["total"]
+        assert row["plan_ms"] > 0
+        assert row["gap"] < 1e-3
+        assert len(row["architecture"]) == 3
+    assert (tmp_path / "report.html").read_text().count("<svg") == 5
+    again = gossamer("search", "dass", *short, "-o", tmp_path, "--json")
+    assert again.json == done.json
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "chains"), "did you mean 'chain'"),
+        (("--keep", 0), "(0, 1]"),
+        (("--keep", 0.001), "none of its 36 weights"),
+        (("--order", 3), "order must be 1 or 2"),
+        (("--set", "search=[1,0,1]"), "three numbers"),
+        (("--set", 'network={"operations": ["skip"]}'), "one architecture alone"),
+    ],
+)
+def test_cells_that_cannot_be_searched_are_said_before_they_run(gossamer, tmp_path, arguments, message):
+    done = gossamer("search", "dass", *arguments, "-o", tmp_path)
+    assert done.code == 2, done.err
+    assert message in done.err

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from ..data import Batches, Dataset, load
 from ..errors import ConfigError, DataError, unknown
 from ..training.config import OptimConfig
-from .cells import DARTS, CellNet, SuperNet
-from .chain import ChainNet, ChainSuperNet
+from .cells import DARTS, CellNet, SuperNet, cell_space
+from .chain import OPERATIONS, ChainNet, ChainSuperNet, chain_space
 from .dass import Batch, Dass, Stage, dass_stages, dense_stages, hydra_prune, train_stage
 from .random_search import draws_of
 from .scored_layers import finish, make_sparse
-from .space import Architecture
+from .space import Architecture, SearchSpace
 
 ARMS = ("dass", "dense search", "random cell")
 HALF = 0.5  # of the training part goes to the architecture, as released
@@ -64,6 +64,10 @@ class CellStudy:
     def __post_init__(self) -> None:
         if self.space not in ("darts", "chain"):
             raise unknown("space", self.space, ("darts", "chain"))
+        if self.order not in (1, 2):
+            raise ConfigError(f"order must be 1 or 2, got {self.order}")
+        if not 0 < self.keep <= 1:
+            raise ConfigError(f"keep must lie in (0, 1], got {self.keep}")
         if len(self.search) != 3 or len(self.retrain) != 3 or min(*self.search, *self.retrain) < 1:
             raise ConfigError(f"search and retrain are three numbers of steps, got {self.search} and {self.retrain}")
 
@@ -169,6 +173,14 @@ def warn_of_overlap(train: Batches, val: Batches) -> int:
     return shared
 
 
+def space_of(study: CellStudy) -> SearchSpace:
+    """The search space of the study."""
+    options = study.network
+    if study.space == "darts":
+        return cell_space(options.get("primitives", DARTS), options.get("steps", 4))
+    return chain_space(options.get("edges", 3), options.get("operations", tuple(OPERATIONS)))
+
+
 def super_network(study: CellStudy, data: Dataset) -> Any:
     """The super-network of the study."""
     kind = SuperNet if study.space == "darts" else ChainSuperNet
@@ -260,9 +272,7 @@ def run_seed(
         with torch.random.fork_rng(devices=[]):
             found, history = search_cell(study, arm, seed, folder=folder, device=device, mutant=mutant)
             model, row = retrain(study, found, seed, device)
-        torch.manual_seed(seed)
-        space = super_network(study, data).space
-        out[arm] = {"architecture": space.describe(found), **row, "history": history}
+        out[arm] = {"architecture": space_of(study).describe(found), **row, "history": history}
         if measure is not None:
             out[arm] |= measure(model, example)
     return out

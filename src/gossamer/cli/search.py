@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gossamer.cli.cells import dass
 from gossamer.cli.console import print_json, print_table, say
 from gossamer.cli.options import DataDir, Json, use_data
 from gossamer.errors import ConfigError, GossamerError, MissingExtra
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from gossamer.runs.sweep import Job
 
 search = typer.Typer(help="Search sparse architectures, against chance.", no_args_is_help=True)
+
+search.command()(dass)
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the page.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="NAME=JSON", help="A setting; repeat.")]
@@ -62,7 +65,7 @@ def random(
     own |= {"standardise": standardise}
     own |= {"model": model} | ({} if model == "mlp" else {"model_options": {}})
     with spoken():
-        studies = {level: _study(own | {"sparsity": level} | _settings(sets)) for level in _numbers(sparsities)}
+        studies = {level: _study(own | {"sparsity": level} | settings(sets)) for level in _numbers(sparsities)}
     slots = tuple(devices.split(",")) if devices else ("cpu",) * (workers or os.cpu_count() or 1)
     jobs = [entry for level, study in studies.items() for entry in _jobs(level, study, seeds)]
     say(f"{len(jobs)} comparisons of {steps} steps, {len(slots)} at a time, in {output}")
@@ -95,7 +98,8 @@ def _study(values: dict[str, Any]) -> Study:
     return study
 
 
-def _settings(sets: Sequence[str] | None) -> dict[str, Any]:
+def settings(sets: Sequence[str] | None) -> dict[str, Any]:
+    """The values of `--set NAME=JSON`. Raises ConfigError for text that is no JSON."""
     out = {}
     for entry in sets or ():
         name, _, value = entry.partition("=")

@@ -48,7 +48,7 @@ def _sd(values: list[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
 
 
-def _compiled(model: nn.Module, example: Tensor) -> Mapping[str, float]:
+def compiled(model: nn.Module, example: Tensor) -> Mapping[str, float]:
     """Milliseconds of one pass through the engine and through torch, and whether their outputs agree."""
     from gossamer.engine import compile
 
@@ -65,7 +65,7 @@ def _study_row(study: CellStudy, seed: int, mutant: str | None, least_arms: tupl
 
     def compute() -> Row:
         with one_thread(), torch.random.fork_rng(devices=[]):
-            return run_seed(study, seed, mutant=mutant, arms=least_arms, measure=_compiled)
+            return run_seed(study, seed, mutant=mutant, arms=least_arms, measure=compiled)
 
     return cell(__name__, settings, compute)
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from gossamer.architectures.space import View
-from gossamer.report.figures import _FAINT, _INK, _canvas, _inline, colour
+from gossamer.report.figures import _FAINT, _INK, _PAPER, _canvas, _inline, colour
 from gossamer.runs.files import write_text
 
 Lines = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]  # name -> (x, y) of each seed
@@ -75,26 +75,25 @@ def graph_chart(name: str, view: View) -> str:
     """An architecture as a graph from left to right; edges bend so that none hides another."""
     places = _layout(view)
     depth = max(x for x, _ in places)
-    height = 1.5 + 0.9 * max(1.0, max(y for _, y in places) - min(y for _, y in places))
-    with _canvas(name, max(5.4, 1.5 * depth + 1.4), height) as (_, (axes,), out):
-        seen: dict[tuple[int, int], int] = {}
+    ys = [y for _, y in places]
+    with _canvas(name, max(6.0, 1.9 * depth + 1.4), 1.3 + 1.3 * (max(ys) - min(ys))) as (_, (axes,), out):
         for start, end, label in view.edges:
-            turn = seen.get((start, end), 0)
-            seen[start, end] = turn + 1
             (x0, y0), (x1, y1) = places[start], places[end]
-            bend = 0.1 * (1 if (start + end) % 2 else -1) * (x1 - x0 > 1.01) + 0.22 * turn
-            curve = {"arrowstyle": "-|>", "color": _INK, "lw": 1, "connectionstyle": f"arc3,rad={bend}"}
-            axes.annotate("", (x1, y1), (x0, y0), arrowprops=curve | {"shrinkA": 17, "shrinkB": 17})
-            along = 0.5 if len(view.edges) < 5 else 0.4 + 0.2 * (end % 2)
-            middle = x0 + along * (x1 - x0), y0 + along * (y1 - y0) - bend * (x1 - x0) * 0.5
-            axes.text(*middle, label, ha="center", va="bottom", fontsize=7.5, color=_INK)
+            bend = (0.2 if y1 + y0 < 0 else -0.2) * (x1 - x0 > 1.01)
+            curve = {"arrowstyle": "-|>", "color": _INK, "lw": 0.9, "connectionstyle": f"arc3,rad={bend}"}
+            axes.annotate("", (x1, y1), (x0, y0), arrowprops=curve | {"shrinkA": 22, "shrinkB": 24})
+            along = 0.5 if x1 - x0 > 1.01 or abs(y1 - y0) < 0.1 else 0.3
+            drop = -2.9 * bend * along * (1 - along) * (x1 - x0)
+            box = {"boxstyle": "round,pad=0.15", "facecolor": _PAPER, "edgecolor": "none"}
+            if label:
+                place = x0 + along * (x1 - x0), y0 + along * (y1 - y0) + drop
+                axes.text(*place, label, ha="center", va="center", fontsize=7.5, color=_INK, bbox=box)
         for index, (x, y) in enumerate(places):
-            box = {"boxstyle": "round,pad=0.45", "facecolor": _FAINT, "edgecolor": _INK, "linewidth": 0.8}
-            axes.text(x, y, view.nodes[index], ha="center", va="center", fontsize=9, bbox=box)
+            shape = {"boxstyle": "round,pad=0.45", "facecolor": _FAINT, "edgecolor": _INK, "linewidth": 0.8}
+            axes.text(x, y, view.nodes[index], ha="center", va="center", fontsize=9, bbox=shape, zorder=4)
         axes.set_axis_off()
         axes.set_xlim(-0.5, depth + 0.5)
-        ys = [y for _, y in places]
-        axes.set_ylim(min(ys) - 0.8, max(ys) + 0.8)
+        axes.set_ylim(min(ys) - 0.5, max(ys) + 0.5)
     return _inline(out, name, f"graph of {len(view.nodes)} nodes and {len(view.edges)} edges")
 
 
@@ -107,6 +106,6 @@ def _layout(view: View) -> list[tuple[float, float]]:
     places: list[tuple[float, float]] = []
     for index, x in enumerate(column):
         peers = [i for i, other in enumerate(column) if other == x]
-        shift = 0.5 * math.sin(2.1 * x) if len(peers) == 1 and max(column) > 1 and len(view.edges) > max(column) else 0
+        shift = 0.8 * math.sin(2.1 * x) if len(peers) == 1 and max(column) > 1 and len(view.edges) > max(column) else 0
         places.append((float(x), (len(peers) - 1) / 2 - peers.index(index) + shift))
     return places
