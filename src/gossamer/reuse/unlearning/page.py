@@ -109,7 +109,7 @@ def _remarks(remarks: Sequence[str]) -> str:
 
 def _matrices(audit: Audit, which: str) -> str:
     whole = audit.scenario.startswith("class")
-    gone = {index for index, row in enumerate(audit.after.forget_confusion) if whole and sum(row)}
+    gone = {index for index, row in enumerate(audit.after.forget_confusion) if whole and any(row)}
     shown = {"before": audit.before, "after": audit.after}
     if "retrain" in audit.references:
         shown["retrained"] = audit.references["retrain"]
