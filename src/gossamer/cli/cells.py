@@ -75,10 +75,14 @@ def _check(study: CellStudy, spoken: Any) -> None:
 
 def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]:
     """One seed, in a process of its own."""
+    import torch
+
     from gossamer.architectures.cell_study import CellStudy, run_seed
     from gossamer.papers.dass import compiled
 
     study = CellStudy.from_json(config["study"])
+    if study.network.get("channels", 1) < 16:
+        torch.set_num_threads(1)  # layers so small only wait for each other, and the bits then depend on no core
     return run_seed(study, config["seed"], folder=folder, device=device, measure=compiled)
 
 

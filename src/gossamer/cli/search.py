@@ -57,7 +57,6 @@ def random(
 
     Example: gossamer search random --sparsity 0.5,0.9 --seeds 10 --standardise --set 'optim={"lr": 0.05}'
     """
-    from gossamer.architectures.study import job
     from gossamer.runs.sweep import sweep
 
     use_data(data_dir)
@@ -69,7 +68,7 @@ def random(
     slots = tuple(devices.split(",")) if devices else ("cpu",) * (workers or os.cpu_count() or 1)
     jobs = [entry for level, study in studies.items() for entry in _jobs(level, study, seeds)]
     say(f"{len(jobs)} comparisons of {steps} steps, {len(slots)} at a time, in {output}")
-    done = sweep(jobs, job, output / "runs", slots, lambda name, failure: say(f"  {name}: {failure or 'done'}"))
+    done = sweep(jobs, run_job, output / "runs", slots, lambda name, failure: say(f"  {name}: {failure or 'done'}"))
     if done.failures:
         name, reason = next(iter(done.failures.items()))
         raise GossamerError(f"{len(done.failures)} of {len(jobs)} comparisons failed; {name}: {reason}")
@@ -85,6 +84,17 @@ def spoken() -> Iterator[None]:
         yield
     for line in dict.fromkeys(str(warning.message) for warning in caught):
         say(f"note: {line}")
+
+
+def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]:
+    """One comparison, in a process of its own; perceptrons on one thread, which is fastest for them."""
+    import torch
+
+    from gossamer.architectures.study import job
+
+    if config["study"]["model"] == "mlp":
+        torch.set_num_threads(1)
+    return job(config, folder, device)
 
 
 def _study(values: dict[str, Any]) -> Study:
