@@ -16,8 +16,8 @@ constexpr int64_t kWord = 64;
 void gemv_int8(const Int8Matrix& a, int64_t batch, const float* x, float* y, const Epilogue& after, int threads) {
   if (a.rows <= 0) return;
   const auto& kernels = int8_kernels();
-  const bool is_fast = kernels.multiply_fast && has("avx512vnni") && has("avx512vbmi2");
-  const auto multiply = is_fast ? kernels.multiply_fast : kernels.multiply;
+  static const bool has_instructions = has("avx512vnni") && has("avx512vbmi2");
+  const auto multiply = kernels.multiply_fast && has_instructions ? kernels.multiply_fast : kernels.multiply;
   const int64_t padded = (a.columns + kWord - 1) / kWord * kWord;
   thread_local Scratch scratch;
   auto* const rounded = reinterpret_cast<uint8_t*>(scratch.floats(padded / 4 + 1));
