@@ -399,8 +399,8 @@ PAPER = Paper(
             "reported",
             "A linear probe on digits 7 to 9 after the source model (0 to 6) forgot its most harmful class.",
             "unlearning harmful ImageNet classes raises transfer accuracy",
-            "Does not show: every source digit helps here, so that even retraining without the one whose absence is best on "
-            "the target's training set costs a point or more, and the l1 penalty costs more than that.",
+            "Does not show: every source digit helps here; even retraining without the one whose absence is best on the "
+            "target's training set costs a point or more, and the l1 penalty costs more than that.",
             _transfer,
             120,
             3,
