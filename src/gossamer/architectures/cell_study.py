@@ -198,20 +198,18 @@ def _on(device: str, batches: Batches) -> Callable[[int], Batch]:
 
 
 def search_cell(
-    study: CellStudy, arm: str, seed: int, *, folder: Path | None = None, device: str = "cpu", mutant: str | None = None
+    study: CellStudy, arm: str, seed: int, *, folder: Path | None = None, device: str = "cpu"
 ) -> tuple[Architecture, list[dict[str, Any]]]:
     """The architecture that an arm finds, and its trajectory (empty for the random cell)."""
     data, train, val = parts(study, seed)
     torch.manual_seed(seed)
     model = super_network(study, data).to(device)
-    if arm == "random cell" or mutant == "random_architecture":
+    if arm == "random cell":
         return draws_of(model.space, 1, seed)[0], []
     weights, scores = OptimConfig(**study.weights), OptimConfig(**study.scores)
     stages = dense_stages(sum(study.search), weights)
     if arm == "dass":
         stages = dass_stages(study.keep, study.search, weights, scores)
-        if mutant == "unmasked_search":
-            stages = tuple(Stage(s.name, s.steps, 1.0, s.train, s.arch, s.optim) for s in stages)
     search = Dass(stages, loss, study.order, OptimConfig(**study.arch), reset_arch=study.reset_arch)
     file = None if folder is None else folder / f"{arm.replace(' ', '-')}.state"
     history = search.fit(model, _on(device, train), _on(device, val), file=file)
@@ -254,14 +252,20 @@ def accuracy(model: nn.Module, batches: Batches, device: str = "cpu") -> float:
 
 
 def run_seed(
-    study: CellStudy, seed: int, *, folder: Path | None = None, device: str = "cpu", mutant: str | None = None,
-    arms: tuple[str, ...] = ARMS, measure: Callable[[nn.Module, Tensor], Mapping[str, float]] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    study: CellStudy,
+    seed: int,
+    *,
+    folder: Path | None = None,
+    device: str = "cpu",
+    arms: tuple[str, ...] = ARMS,
+    find: Callable[..., tuple[Architecture, list[dict[str, Any]]]] = search_cell,
+    measure: Callable[[nn.Module, Tensor], Mapping[str, float]] | None = None,
+) -> dict[str, Any]:
     """All arms of one seed.
 
     Args:
-        folder: for the states of the searches, which then resume. measure: (network, example) -> figures to add, such
-            as latencies.
+        folder: for the states of the searches, which then resume.
+        find: searches for an arm. measure: (network, example) -> figures to add, such as latencies.
     Returns:
         arm -> {"architecture" (labels), "dense", "pruned", "nonzeros", "total", "history", "curve", ...}.
     """
@@ -270,7 +274,7 @@ def run_seed(
     example = data.test.batch(0)[0][:1]
     for arm in arms:
         with torch.random.fork_rng(devices=[]):
-            found, history = search_cell(study, arm, seed, folder=folder, device=device, mutant=mutant)
+            found, history = find(study, arm, seed, folder=folder, device=device)
             model, row = retrain(study, found, seed, device)
         out[arm] = {"architecture": space_of(study).describe(found), **row, "history": history}
         if measure is not None:

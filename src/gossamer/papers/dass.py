@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.architectures.cell_study import ARMS, CellStudy, loss, preset, run_seed
+from gossamer.architectures.cell_study import ARMS, CellStudy, loss, preset, run_seed, search_cell
 from gossamer.architectures.cells import CellNet, SuperNet
 from gossamer.architectures.dass import Dass, dass_stages, train_stage
 from gossamer.architectures.scored_layers import make_sparse
+from gossamer.architectures.space import Architecture
 from gossamer.claims.cells import cell
 from gossamer.claims.dass_testbed import planted
 from gossamer.claims.protocol import Claim, Context, Measured, Paper
@@ -60,12 +61,18 @@ def compiled(model: nn.Module, example: Tensor) -> Mapping[str, float]:
     return {"plan_ms": own, "torch_ms": times.get("torch eager", float("nan")), "gap": gap}
 
 
-def _study_row(study: CellStudy, seed: int, mutant: str | None, least_arms: tuple[str, ...] = ARMS) -> Row:
-    settings = {"study": study.as_json(), "seed": seed, "mutant": mutant, "arms": least_arms}
+def _find_nothing(study: CellStudy, arm: str, seed: int, **options: Any) -> tuple[Architecture, list[dict[str, Any]]]:
+    """The fault `random_architecture`: every arm takes the random cell."""
+    return search_cell(study, "random cell", seed)
+
+
+def _study_row(study: CellStudy, seed: int, mutant: str | None) -> Row:
+    settings = {"study": study.as_json(), "seed": seed, "mutant": mutant}
 
     def compute() -> Row:
         with one_thread(), torch.random.fork_rng(devices=[]):
-            return run_seed(study, seed, mutant=mutant, arms=least_arms, measure=compiled)
+            find = _find_nothing if mutant == "random_architecture" else search_cell
+            return run_seed(study, seed, find=find, measure=compiled)
 
     return cell(__name__, settings, compute)
 
