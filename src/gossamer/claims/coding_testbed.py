@@ -67,7 +67,7 @@ HIDING = {
     "n_candidates": 5,
     "max_active": 3,
     "steps": 60,
-    "restarts": 3,
+    "restarts": 6,
     "anneal": {"T": ((0, 4.0), (0.8, 1.0)), "ncut": CUT, "W_noise": ((0, 0.5), (0.6, 0.0))},
 }
 
