@@ -9,20 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gossamer.architectures.bilevel import arch_gradient
 from gossamer.architectures.cell_study import CellStudy, accuracy, network, parts, preset, warn_of_overlap
-from gossamer.architectures.cells import (
-    NONE,
-    CellNet,
-    FactorizedReduction,
-    SuperNet,
-    cell_space,
-    edge_count,
-    genotype_of,
-    parse,
-)
+from gossamer.architectures.cells import CellNet, SuperNet, cell_space, edge_count, genotype_of, parse
 from gossamer.architectures.chain import ChainSuperNet, chain_space
-from gossamer.architectures.dass import Dass, Stage, arch_gradient, dass_stages, dense_stages, hydra_prune, train_stage
+from gossamer.architectures.dass import Dass
+from gossamer.architectures.operations import NONE, FactorizedReduction
 from gossamer.architectures.scored_layers import SparseLinear, finish, make_sparse, score_masks, set_keep, shares
+from gossamer.architectures.stages import Stage, dass_stages, dense_stages, hydra_prune, train_stage
 from gossamer.claims.dass_testbed import Planted, PlantedBatches, hadamard, planted_loss
 from gossamer.errors import CheckpointError, ConfigError, NumericsError, ShapeError
 from gossamer.training.config import OptimConfig

@@ -18,12 +18,14 @@ from torch.nn import functional as F
 from ..data import Batches, Dataset, load
 from ..errors import ConfigError, DataError, unknown
 from ..training.config import OptimConfig
-from .cells import DARTS, CellNet, SuperNet, cell_space
+from .cells import CellNet, SuperNet, cell_space
 from .chain import OPERATIONS, ChainNet, ChainSuperNet, chain_space
-from .dass import Batch, Dass, Stage, dass_stages, dense_stages, hydra_prune, train_stage
+from .dass import Dass
+from .operations import DARTS
 from .random_search import draws_of
 from .scored_layers import finish, make_sparse
 from .space import Architecture, SearchSpace
+from .stages import Batch, Stage, dass_stages, dense_stages, hydra_prune, train_stage
 
 ARMS = ("dass", "dense search", "random cell")
 HALF = 0.5  # of the training part goes to the architecture, as released

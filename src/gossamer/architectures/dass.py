@@ -7,163 +7,23 @@ the validation loss of the network as it then is. The same loop with one dense s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import CheckpointError, ConfigError, NumericsError
 from ..runs.checkpoint import load_state, save_state
 from ..training.config import OptimConfig
 from ..training.optim import lr_factor, make_optimizer, set_lr
+from .bilevel import alphas_of, arch_gradient, gradients, weights_of
 from .scored_layers import refresh, scaled_init, set_keep, shares, train_scores
+from .stages import Batch, BatchOf, Loss, Stage
 
-Batch = tuple[Tensor, ...]
-Loss = Callable[[nn.Module, Batch], Tensor]
-BatchOf = Callable[[int], Batch]  # optimiser step -> batch
-
-WEIGHTS = OptimConfig(lr=0.025, momentum=0.9, weight_decay=1e-3, schedule="cosine", final=0.04)
-SCORES = OptimConfig(lr=0.1, momentum=0.9, weight_decay=0.0, schedule="cosine")
 ALPHAS = OptimConfig(name="adam", lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3, schedule="constant")
-
-
-class Searchable(Protocol):
-    """A super-network: `alphas` are the architecture's parameters, all other ones are weights or scores."""
-
-    alphas: Any
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One part of the search.
-
-    Args:
-        name: "pretrain", "prune", "finetune", or any other. steps: optimiser steps.
-        keep: share of each layer's weights that is seen. train: "weights" or "scores"; the other is frozen, and
-            scores begin anew from the magnitudes where they are trained. arch: whether the architecture is updated.
-        optim: of weights or scores; released are 0.025 down to 0.001 for weights, 0.1 for scores.
-    """
-
-    name: str
-    steps: int
-    keep: float = 1.0
-    train: Literal["weights", "scores"] = "weights"
-    arch: bool = True
-    optim: OptimConfig = field(default_factory=lambda: WEIGHTS)
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"stage {self.name!r} needs at least 1 step, got {self.steps}")
-        if not 0 < self.keep <= 1:
-            raise ConfigError(f"stage {self.name!r}: keep must lie in (0, 1], got {self.keep}")
-        if self.train not in ("weights", "scores"):
-            raise ConfigError(f"stage {self.name!r} trains 'weights' or 'scores', not {self.train!r}")
-
-
-def dass_stages(
-    keep: float = 0.01,
-    steps: tuple[int, int, int] = (100, 50, 100),
-    weights: OptimConfig = WEIGHTS,
-    scores: OptimConfig = SCORES,
-) -> tuple[Stage, ...]:
-    """Pre-train dense, prune by scores, fine-tune sparse; `steps` of each (the authors' 100, 50 and 100 are epochs)."""
-    return (
-        Stage("pretrain", steps[0], optim=weights),
-        Stage("prune", steps[1], keep, "scores", arch=False, optim=scores),
-        Stage("finetune", steps[2], keep, optim=weights),
-    )
-
-
-def dense_stages(steps: int, weights: OptimConfig = WEIGHTS) -> tuple[Stage, ...]:
-    """Ordinary DARTS: the control of equal length."""
-    return (Stage("dense", steps, optim=weights),)
-
-
-def alphas_of(model: nn.Module) -> list[nn.Parameter]:
-    """The architecture's parameters. Raises ConfigError where there are none."""
-    found = list(getattr(model, "alphas", ()))
-    if not found:
-        raise ConfigError(f"{type(model).__name__} has no alphas, so there is no architecture to search")
-    return found
-
-
-def _weights(model: nn.Module) -> list[nn.Parameter]:
-    apart = {id(p) for p in alphas_of(model)} | {id(share.score) for _, _, share in shares(model)}
-    return [p for p in model.parameters() if id(p) not in apart]
-
-
-@contextmanager
-def _moved(weights: Sequence[nn.Parameter], by: Sequence[Tensor], scale: float) -> Iterator[None]:
-    """Inside, w + scale * by."""
-    kept = [w.detach().clone() for w in weights]
-    with torch.no_grad():
-        for w, step in zip(weights, by, strict=True):
-            w.add_(step, alpha=scale)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for w, old in zip(weights, kept, strict=True):
-                w.copy_(old)
-
-
-def _grad(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss, list(wanted), allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
-
-
-def arch_gradient(
-    model: nn.Module,
-    loss: Loss,
-    train: Batch,
-    val: Batch,
-    *,
-    xi: float,
-    optimizer: torch.optim.Optimizer | None = None,
-    decay: float = 0.0,
-) -> list[Tensor]:
-    """Gradient of the validation loss with respect to the alphas, through one training step of the weights.
-
-    At w' = w - xi (momentum + dL_train/dw + decay w) the second-order term is a finite difference with
-    eps = 0.01 / ||dL_val/dw'||: d_alpha L_val - xi (d_alpha L_train(w+) - d_alpha L_train(w-)) / (2 eps).
-
-    Args:
-        xi: step of the weights; 0 is the first order, and the training batch is then not looked at.
-        optimizer: of the weights, for its momentum. decay: its weight decay.
-    Source: Liu et al. 2019 (DARTS), eq. 7 and 8, with the masks of the present stage in every pass.
-    """
-    alphas = alphas_of(model)
-    weights = [w for w in _weights(model) if w.requires_grad]
-    if xi == 0 or not weights:
-        return _grad(loss(model, val), alphas)
-    step = [
-        _momentum(optimizer, w) + g + decay * w.detach()
-        for w, g in zip(weights, _grad(loss(model, train), weights), strict=True)
-    ]
-    with _moved(weights, step, -xi):
-        found = _grad(loss(model, val), [*alphas, *weights])
-    outer, v = found[: len(alphas)], found[len(alphas) :]
-    norm = float(torch.stack([g.double().square().sum() for g in v]).sum().sqrt())
-    if norm == 0:
-        return outer
-    eps = 0.01 / norm
-    with _moved(weights, v, eps):
-        plus = _grad(loss(model, train), alphas)
-    with _moved(weights, v, -eps):
-        minus = _grad(loss(model, train), alphas)
-    return [g - xi * (p - m) / (2 * eps) for g, p, m in zip(outer, plus, minus, strict=True)]
-
-
-def _momentum(optimizer: torch.optim.Optimizer | None, weight: nn.Parameter) -> Tensor | float:
-    """Momentum times the buffer, where the optimiser has one."""
-    if optimizer is None:
-        return 0.0
-    buffer = optimizer.state.get(weight, {}).get("momentum_buffer")
-    return 0.0 if buffer is None else float(optimizer.param_groups[0]["momentum"]) * buffer
 
 
 @dataclass(frozen=True)
@@ -259,7 +119,7 @@ class _Run:
                     alpha.zero_()
             self.arch = make_optimizer(self.alphas, self.dass.arch)
         scores = [share.score for _, _, share in shares(self.model)]
-        return make_optimizer(scores if stage.train == "scores" else _weights(self.model), stage.optim)
+        return make_optimizer(scores if stage.train == "scores" else weights_of(self.model), stage.optim)
 
     def advance(self) -> None:
         """One step of the architecture, where the stage has one, and one of weights or scores."""
@@ -274,7 +134,7 @@ class _Run:
         if not math.isfinite(float(loss.detach())):
             raise NumericsError(f"the loss is {float(loss.detach())} at step {self.step} of stage {stage.name!r}")
         trained = self.optimizer.param_groups[0]["params"]
-        for p, g in zip(trained, _grad(loss, trained), strict=True):
+        for p, g in zip(trained, gradients(loss, trained), strict=True):
             p.grad = g
         if self.dass.clip is not None:
             nn.utils.clip_grad_norm_(trained, self.dass.clip)
@@ -346,52 +206,3 @@ class _Run:
         self.arch.load_state_dict(tree["arch"])
         torch.set_rng_state(tree["rng"])
         self.stage, self.step = meta["stage"], meta["step"]
-
-
-def train_stage(
-    model: nn.Module, stage: Stage, loss: Loss, train: BatchOf, clip: float | None = 5.0
-) -> list[tuple[int, float]]:
-    """One stage of ordinary training of a network without alphas (retrain, prune, fine-tune). Returns (step, loss)."""
-    set_keep(model, stage.keep)
-    if stage.train == "scores":
-        scaled_init(model)
-    train_scores(model, stage.train == "scores")
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(trained, stage.optim)
-    curve = []
-    for step in range(stage.steps):
-        set_lr(optimizer, lr_factor(step, stage.steps, stage.optim))
-        value = loss(model, train(step))
-        if not math.isfinite(float(value.detach())):
-            raise NumericsError(f"the loss is {float(value.detach())} at step {step} of stage {stage.name!r}")
-        optimizer.zero_grad()
-        value.backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(trained, clip)
-        optimizer.step()
-        if step % max(1, stage.steps // 50) == 0:
-            curve.append((step, float(value.detach())))
-    refresh(model)
-    train_scores(model, scores=False)
-    return curve
-
-
-def hydra_prune(
-    model: nn.Module,
-    keep: float,
-    loss: Loss,
-    train: BatchOf,
-    steps: tuple[int, int],
-    scores: OptimConfig = SCORES,
-    weights: OptimConfig = WEIGHTS,
-) -> list[tuple[int, float]]:
-    """Prune a trained network of scored layers by learning its scores, then fine-tune the survivors (HYDRA).
-
-    Args:
-        keep: share of each layer's weights that stays. steps: of the scores, of the fine-tuning.
-    Returns:
-        (step, loss) over both parts.
-    """
-    first = train_stage(model, Stage("prune", steps[0], keep, "scores", False, scores), loss, train)
-    last = train_stage(model, Stage("finetune", steps[1], keep, "weights", False, weights), loss, train)
-    return [*first, *((steps[0] + step, value) for step, value in last)]

@@ -9,16 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.architectures.dass import (
-    Batch,
-    Dass,
-    Stage,
-    dass_stages,
-    dense_stages,
-    hydra_prune,
-    train_stage,
-)
+from gossamer.architectures.dass import Dass
 from gossamer.architectures.scored_layers import SparseLinear
+from gossamer.architectures.stages import Batch, Stage, dass_stages, dense_stages, hydra_prune, train_stage
 from gossamer.claims.cells import cell
 from gossamer.claims.testbeds import one_thread
 from gossamer.data.dataset import generator

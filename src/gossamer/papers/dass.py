@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from gossamer.architectures.cell_study import ARMS, CellStudy, loss, preset, run_seed, search_cell
 from gossamer.architectures.cells import CellNet, SuperNet
-from gossamer.architectures.dass import Dass, dass_stages, train_stage
+from gossamer.architectures.dass import Dass
 from gossamer.architectures.scored_layers import make_sparse
 from gossamer.architectures.space import Architecture
+from gossamer.architectures.stages import dass_stages, train_stage
 from gossamer.claims.cells import cell
 from gossamer.claims.dass_testbed import planted
 from gossamer.claims.protocol import Claim, Context, Measured, Paper
@@ -149,6 +150,9 @@ PAPER = Paper(
     ),
     modules=(
         "gossamer.architectures.dass",
+        "gossamer.architectures.bilevel",
+        "gossamer.architectures.stages",
+        "gossamer.architectures.operations",
         "gossamer.architectures.cells",
         "gossamer.architectures.chain",
         "gossamer.architectures.scored_layers",
