@@ -18,7 +18,7 @@ namespace gossamer {
 
 namespace {
 
-constexpr int kLanes = 16, kVector = 64;  // floats and bytes of a register
+constexpr int kVector = 64;  // bytes of a register
 constexpr int kFirstInput = kCodeRows;    // zmm26 .. zmm31 hold x in turns
 constexpr int kInputs = 32 - kCodeRows;
 constexpr int kX = 7, kValues = 6, kSums = 2;  // rdi, rsi, rdx: the first three arguments
@@ -40,18 +40,20 @@ class Encoder {
     number(bytes);
   }
   void finish() { put({0xc5, 0xf8, 0x77, 0xc3}); }  // vzeroupper, ret
-  void align() { while (bytes.size() % kVector) bytes.push_back(0xcc); }
+  void align() {
+    while (code.size() % kVector) code.push_back(0xcc);  // int3
+  }
 
-  std::vector<uint8_t> bytes;
+  std::vector<uint8_t> code;
 
  private:
   void put(std::initializer_list<int> more) {
-    for (int byte : more) bytes.push_back(static_cast<uint8_t>(byte));
+    for (int byte : more) code.push_back(static_cast<uint8_t>(byte));
   }
   void number(int32_t value) {
     uint8_t raw[4];
     std::memcpy(raw, &value, 4);
-    bytes.insert(bytes.end(), raw, raw + 4);
+    code.insert(code.end(), raw, raw + 4);
   }
   // EVEX for 512 bits; register numbers are stored inverted.
   void prefix(int map, int pp, int reg, int second, bool not_b, bool not_x, bool broadcast) {
@@ -84,29 +86,29 @@ std::vector<std::vector<Entry>> rows_of(const BlockMatrix& a, int64_t begin, int
   return rows;
 }
 
-void encode_group(const std::vector<std::vector<Entry>>& rows, int64_t columns, Encoder& code,
+void encode_group(const std::vector<std::vector<Entry>>& rows, int64_t columns, Encoder& encoder,
                   std::vector<float>& values) {
   const int count = static_cast<int>(rows.size());
   std::vector<size_t> next(rows.size(), 0);
-  for (int r = 0; r < count; ++r) code.clear(r);
+  for (int r = 0; r < count; ++r) encoder.clear(r);
   int64_t place = -kReach;  // of the next value, from rsi
   int inputs = 0;
   for (int64_t k = 0; k < columns; ++k) {
     int x = -1;
     for (int r = 0; r < count; ++r) {
       if (next[r] == rows[r].size() || rows[r][next[r]].column != k) continue;
-      if (x < 0) code.load(x = kFirstInput + inputs++ % kInputs, kX, k * kVector);
+      if (x < 0) encoder.load(x = kFirstInput + inputs++ % kInputs, kX, k * kVector);
       if (place == kReach) {
-        code.advance(kValues, 2 * kReach * 4);
+        encoder.advance(kValues, 2 * kReach * 4);
         place = -kReach;
       }
-      code.multiply_add(r, x, kValues, 4 * place++);
+      encoder.multiply_add(r, x, kValues, 4 * place++);
       values.push_back(rows[r][next[r]++].value);
     }
   }
-  for (int r = 0; r < count; ++r) code.store(r, kSums, r * kVector);
-  code.finish();
-  code.align();
+  for (int r = 0; r < count; ++r) encoder.store(r, kSums, r * kVector);
+  encoder.finish();
+  encoder.align();
 }
 
 class Pages {
@@ -146,17 +148,17 @@ std::shared_ptr<const Code> encode(const BlockMatrix& a, int64_t most) {
   constexpr int64_t farthest = (int64_t(1) << 31) / kVector - 1;  // column that 32 bits of displacement reach
   if (a.block != 1 || a.rows <= 0 || a.columns > farthest || !has("avx512f")) return nullptr;
   if (a.pointers[a.strips() * a.panels()] > most / kBytes) return nullptr;
-  Encoder code;
+  Encoder encoder;
   std::vector<float> values;
   std::vector<size_t> entries, starts;
   for (int64_t row = 0; row < a.rows; row += kCodeRows) {
-    entries.push_back(code.bytes.size());
+    entries.push_back(encoder.code.size());
     starts.push_back(values.size());
-    encode_group(rows_of(a, row, row + kCodeRows < a.rows ? row + kCodeRows : a.rows), a.columns, code, values);
-    if (static_cast<int64_t>(code.bytes.size()) > most) return nullptr;
+    encode_group(rows_of(a, row, row + kCodeRows < a.rows ? row + kCodeRows : a.rows), a.columns, encoder, values);
+    if (static_cast<int64_t>(encoder.code.size()) > most) return nullptr;
   }
   values.resize(values.size() + kReach);  // so that the pointers below stay inside
-  const auto owned = std::make_shared<OwnedCode>(code.bytes, std::move(values));
+  const auto owned = std::make_shared<OwnedCode>(encoder.code, std::move(values));
   if (!owned->pages.begin()) return nullptr;
   for (size_t entry : entries) owned->groups_.push_back(reinterpret_cast<Code::Group>(
       reinterpret_cast<uintptr_t>(owned->pages.begin() + entry)));
