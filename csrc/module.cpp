@@ -13,6 +13,7 @@ void bind_train(nb::module_& module);
 void bind_sparse(nb::module_& module);
 void bind_engine(nb::module_& module);
 void bind_transport(nb::module_& module);
+void bind_predictors(nb::module_& module);
 }
 
 NB_MODULE(_native, module) {
@@ -30,4 +31,5 @@ NB_MODULE(_native, module) {
   bind_sparse(module);
   bind_engine(module);
   bind_transport(module);
+  bind_predictors(module);
 }
