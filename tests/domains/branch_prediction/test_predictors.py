@@ -2,6 +2,7 @@
 
 import bz2
 from collections import deque
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_nobody_predicts_a_coin(name):
 def test_a_loop_longer_than_the_history_needs_the_loop_predictor():
     noise = coin(200 * 120, seed=3).taken.reshape(200, 120)
     pc = np.full((200, 240), 0x400, np.uint64)
-    pc[:, 1::2] = 0x900  # a coin between every two turns of the loop hides the turns from a short history
+    pc[:, 1::2] = 0x911  # a coin between every two turns of the loop hides the turns from a short history
     taken = np.ones((200, 240), np.uint8)
     taken[:, 1::2], taken[:, 238] = noise, 0
     trace = Trace(pc.ravel(), taken.ravel())
@@ -192,7 +193,7 @@ def test_history_lengths_rise_from_least_to_most(count, least, more):
     assert len(lengths) == count
     assert lengths[-1] == most
     assert lengths[0] == (least if count > 1 else most)
-    assert all(a < b for a, b in zip(lengths, lengths[1:], strict=False))
+    assert all(a < b for a, b in pairwise(lengths))
 
 
 @pytest.mark.parametrize(

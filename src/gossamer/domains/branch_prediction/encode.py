@@ -143,6 +143,3 @@ def reaches(table: SideTable) -> int:
     """The longest reach of any entry into the global history, in branches."""
     history = table.layout.window.history
     return max((p + 1 for entry in table.entries for p in entry.positions if p < history), default=0)
-
-
-

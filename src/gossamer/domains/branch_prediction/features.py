@@ -84,7 +84,9 @@ def columns(trace: Trace, at: NDArray[np.int64], features: tuple[int, ...], wind
     outcome = signs(trace)
     order = np.arange(len(at))
     parts = [
-        _shift(outcome, at, feature) if feature < window.history else _shift(outcome[at], order, feature - window.history)
+        _shift(outcome, at, feature)
+        if feature < window.history
+        else _shift(outcome[at], order, feature - window.history)
         for feature in features
     ]
     return np.stack(parts, axis=1) if parts else np.zeros((len(at), 0), np.int8)

@@ -20,7 +20,8 @@ class Linear:
     """A linear model: the sign of x . weights + bias.
 
     Args:
-        weights: (features,). penalty: the lambda it was fitted with. gap: largest violation of the optimality conditions.
+        weights: (features,). penalty: the lambda it was fitted with.
+        gap: largest violation of the optimality conditions.
     """
 
     weights: Tensor
@@ -71,7 +72,8 @@ def fit_l1(
     FISTA on the features that are non-zero or violate the optimality conditions; more are added until none does.
 
     Args:
-        x: (n, features) real. y: (n,), +1 or -1 for "logistic". loss: "logistic", or "squared" (half the square: lasso).
+        x: (n, features) real. y: (n,), +1 or -1 for "logistic".
+        loss: "logistic", or "squared" (half the square: lasso).
         start: a solution nearby, such as that of a larger penalty.
         tolerance: allowed violation of the conditions, as a share of the penalty.
     Raises:
@@ -147,8 +149,8 @@ def _on_active(
 def penalty_path(x: Tensor, y: Tensor, max_nonzero: int = 50, refine: int = 2) -> list[Linear]:
     """Logistic models with at most `max_nonzero` weights, from few to many.
 
-    Lambda is halved from 0.1, never below 1e-5, until there are too many weights; the last gap is then bisected
-    `refine` times. (Online, the paper starts at 0.01 and also doubles; offline, the sparser models cost next to nothing
+    Lambda starts at 0.1, is doubled where that leaves too many weights, and then halved, never below 1e-5, until there
+    are too many; the last gap is then bisected `refine` times. (Online, the paper starts at 0.01 and also doubles; offline, the sparser models cost next to nothing
     and are candidates too.)
 
     Raises:
@@ -160,12 +162,16 @@ def penalty_path(x: Tensor, y: Tensor, max_nonzero: int = 50, refine: int = 2) -
     found: dict[float, Linear] = {}
 
     def fits(penalty: float) -> bool:
+        if penalty in found:
+            return len(found[penalty].support) <= max_nonzero
         above = [p for p in found if p > penalty]
         found[penalty] = fit_l1(x, y, penalty, start=found[min(above)] if above else None)
         return len(found[penalty].support) <= max_nonzero
 
-    penalty = LARGEST  # from above, where every solution is a warm start for the next
-    while fits(penalty) and penalty / 2 >= SMALLEST:
+    penalty = LARGEST
+    while not fits(penalty):  # ends, as no weight survives a penalty beyond the largest slope
+        penalty *= 2
+    while fits(penalty) and penalty / 2 >= SMALLEST:  # downward, every solution is a warm start for the next
         penalty /= 2
     low, high = penalty, 2 * penalty
     for _ in range(refine if len(found[low].support) > max_nonzero and high in found else 0):

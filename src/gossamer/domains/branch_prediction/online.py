@@ -43,11 +43,11 @@ class CumulativeL1:
         self._paid = np.zeros(self.features)  # q: what was really applied, signed
         self._due, self._seen = 0.0, 0  # u: what every weight could have paid
 
-    def score(self, x: NDArray[np.generic]) -> float:
+    def score(self, x: Floats) -> float:
         """x . weights + bias; the prediction is its sign."""
         return float(x @ self.weights + self.bias)
 
-    def learn(self, x: NDArray[np.generic], y: float) -> None:
+    def learn(self, x: Floats, y: float) -> None:
         """One step on the inputs (features,) and the outcome +1 or -1."""
         eta = self.rate / (1 + self._seen / self.horizon)
         step = eta * y / (1 + np.exp(y * self.score(x)))

@@ -25,7 +25,7 @@ def geometric(count: int, least: int, most: int) -> list[int]:
     """
     if count == 0:
         return []
-    if not (0 < least and least + count - 1 <= most <= HISTORY):
+    if not (least > 0 and least + count - 1 <= most <= HISTORY):
         raise ConfigError(
             f"{count} rising history lengths from {least} to {most} do not exist; needs 1 <= least, "
             f"least + count - 1 <= most <= {HISTORY}"

@@ -111,7 +111,7 @@ def read_npz(data: bytes, name: str) -> Trace:
         raise DataError(f"{name}: no trace in npz form ({error}); needs arrays pc and taken") from error
     for label, array in (("pc", pc), ("taken", taken)):
         if array.dtype.kind not in "ui" or array.ndim != 1:
-            raise DataError(f"{name}: {label} must be a list of whole numbers, got {array.dtype} of shape {array.shape}")
+            raise DataError(f"{name}: {label} must be a list of whole numbers, got {array.dtype}, {array.shape}")
     return Trace(pc, taken, instructions, name)
 
 

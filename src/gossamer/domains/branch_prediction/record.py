@@ -45,7 +45,7 @@ def record(
     Only the main thread is recorded. Children that the program starts with fork are not supported.
     """
     if not sources or limit < 1:
-        raise ConfigError(f"needs at least one source file and a limit of at least 1 block, got {len(sources)}, {limit}")
+        raise ConfigError(f"needs a source file and a limit of at least 1 block, got {len(sources)} and {limit}")
     if shutil.which(compiler) is None:
         raise DataError(f"no compiler {compiler!r}: install gcc, or name another with its -fsanitize-coverage=trace-pc")
     for source in sources:
@@ -128,6 +128,6 @@ def branches(blocks: NDArray[np.uint64], name: str = "recorded") -> Trace:
     through[two] = np.where(above[:, 0], ends[:, 0], np.where(above[:, 1], ends[:, 1], ends[:, 0]))
     chosen = conditional[which]
     if not chosen.any():
-        raise DataError(f"{name}: no block with exactly two successors among {len(order)} blocks: no conditional branch")
+        raise DataError(f"{name}: no conditional branch: none of {len(order)} blocks has exactly two successors")
     taken = after[chosen] != through[which[chosen]]
     return Trace(here[chosen], taken.astype(np.uint8), None, name)

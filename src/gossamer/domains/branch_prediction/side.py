@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Layout:
         ConfigError: a width out of range.
     """
 
-    window: Window = Window()
+    window: Window = field(default_factory=Window)
     tag_bits: int = 12
     bias_bits: int = 6
     useful_bits: int = 3

@@ -76,3 +76,19 @@ def coin(count: int, taken: float = 0.5, branches: int = 1, seed: int = 0) -> Tr
     rng = np.random.default_rng(seed)
     pc = (0x400000 + 4 * (np.arange(count) % branches)).astype(np.uint64)
     return Trace(pc, (rng.random(count) < taken).astype(np.uint8), None, f"coin {taken}")
+
+
+def interleave(traces: Sequence[Trace], seed: int = 0) -> Trace:
+    """Several streams mixed in random order, each in its own; as long as the shortest allows.
+
+    Raises:
+        ConfigError: no traces.
+    """
+    if not traces:
+        raise ConfigError("needs at least one trace to interleave")
+    length = min(map(len, traces))
+    which = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(traces)), length))
+    pc, taken = np.empty(len(which), np.uint64), np.empty(len(which), np.uint8)
+    for index, trace in enumerate(traces):
+        pc[which == index], taken[which == index] = trace.pc[:length], trace.taken[:length]
+    return Trace(pc, taken, None, " and ".join(trace.name for trace in traces))
