@@ -1,4 +1,4 @@
-// A simplified TAGE-SC-L (Seznec 2014, 2016): TAGE, a loop predictor, and a statistical corrector that may revert both.
+// A simplified TAGE-SC-L (Seznec 2014, 2016): TAGE, a loop predictor, and a statistical corrector that may revert TAGE.
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -41,6 +41,8 @@ class LoopPredictor {
       ++e.now;
       if (e.now > kTrips || (e.trips && e.now > e.trips)) e.confidence = 0, e.trips = 0;
       if (e.now > kTrips) e.age = 0;
+    } else if (e.now == 0) {
+      e = {};  // twice the other way: the loop runs in that direction
     } else {
       if (e.trips && e.now == e.trips) e.confidence += e.confidence < kSure;
       else e.trips = e.now, e.confidence = 0;
@@ -77,7 +79,8 @@ class TageScl {
     main_ = tage_.predict(pc);
     const int confidence = tage_.confidence(pc);
     sure_ = loops_.sure(pc);
-    before_ = sure_ && trust_ >= 0 ? loops_.guess() : main_;
+    looped_ = sure_ && trust_ >= 0;
+    before_ = looped_ ? loops_.guess() : main_;
     const uint32_t low = static_cast<uint32_t>(pc ^ (pc >> log_));
     size_t t = 0;
     const auto add = [&](uint32_t index) { at_[t] = static_cast<uint32_t>(t << log_) + (index & mask_), ++t; };
@@ -88,8 +91,8 @@ class TageScl {
     for (int length : local_) add(low ^ fold(*own_ & ((1u << length) - 1)));
     sum_ = 2 * (2 * tables_[at_[0]] + 1) + 2 * (2 * tables_[at_[1]] + 1);
     for (size_t i = 2; i < at_.size(); ++i) sum_ += 2 * tables_[at_[i]] + 1;
-    const int needed = sure_ || confidence == 3 ? threshold() : threshold() / 2;
-    guess_ = std::abs(sum_) >= needed ? sum_ >= 0 : before_;
+    const int needed = confidence == 3 ? threshold() : threshold() / 2;
+    guess_ = !looped_ && std::abs(sum_) >= needed ? sum_ >= 0 : before_;
     return guess_;
   }
 
@@ -97,7 +100,7 @@ class TageScl {
     const bool corrected = sum_ >= 0;
     if (sure_ && loops_.guess() != main_) saturate(trust_, loops_.guess() == taken, -64, 63);
     loops_.update(taken, main_ != taken);
-    if (corrected != before_) adapt(corrected == taken);
+    if (corrected != before_ && !looped_) adapt(corrected == taken);
     if (corrected != taken || std::abs(sum_) < threshold())
       for (uint32_t place : at_) saturate(tables_[place], taken, -32, 31);
     *own_ = *own_ << 1 | taken;
@@ -131,7 +134,7 @@ class TageScl {
   uint32_t* own_ = nullptr;
   int needed_ = 8 * 35, sum_ = 0;
   int8_t trust_ = 0;
-  bool main_ = false, before_ = false, sure_ = false, guess_ = false;
+  bool main_ = false, before_ = false, sure_ = false, looped_ = false, guess_ = false;
 };
 
 }  // namespace gossamer

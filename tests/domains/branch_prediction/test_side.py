@@ -212,7 +212,7 @@ def test_a_saved_table_is_loaded(found, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, r: encode(r, 66), "66 bytes cannot hold one entry.*at least 69 bytes"),
+        (lambda s, r: encode(r, 66), "66 bytes cannot hold one entry.*at least 70 bytes"),
         (lambda s, r: encode(r, 2048, SMALL), "layout is for"),
         (lambda s, r: Search(max_nonzero=0), "max_nonzero must be at least 1"),
         (lambda s, r: Search(split=1.0), "split must lie strictly between"),

@@ -20,7 +20,7 @@ from .simulate import Result, simulate
 from .trace import Trace
 
 log = logging.getLogger(__name__)
-CONFIDENCE = 1.645  # of the gain on validation: one-sided 95 %
+CONFIDENCE = 1.645  # standard errors: one-sided 95 %
 
 
 @dataclass(frozen=True)
@@ -215,13 +215,13 @@ def _study(result: Result, pc: int, search: Search) -> Finding:
 
 
 def _choose(models: list[Linear], data: Samples) -> tuple[Linear, NDArray[np.bool_]]:
-    """The model with the fewest weights that is no more than one standard error worse than the most accurate."""
+    """The model with the fewest weights that is not certainly (one-sided 95 %) worse than the most accurate one."""
     rights = [((m.score(data.val_x) >= 0) == (data.val_y > 0)).numpy() for m in models]
     best = max(range(len(models)), key=lambda i: float(rights[i].mean()))
     fine = []
     for i, right in enumerate(rights):
         loss, error = _paired(rights[best], right)
-        if loss <= error:
+        if loss <= CONFIDENCE * error:
             fine.append(i)
     chosen = min(fine, key=lambda i: (len(models[i].support), -float(rights[i].mean())))
     return models[chosen], rights[chosen]

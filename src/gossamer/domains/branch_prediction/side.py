@@ -36,7 +36,7 @@ class Layout:
     bias_bits: int = 6
     useful_bits: int = 3
     weight_bits: int = 5
-    max_terms: int = 12
+    max_terms: int = 24
 
     def __post_init__(self) -> None:
         limits = {"tag_bits": (1, 30), "bias_bits": (2, 12), "useful_bits": (1, 6), "weight_bits": (2, 10)}

@@ -64,6 +64,9 @@ class LoopSteps:
             if loop.now > TRIPS:
                 loop.age = 0
             return
+        if loop.now == 0:  # twice the other way: the loop runs in that direction
+            self.table[self.row] = Loop()
+            return
         if loop.trips and loop.now == loop.trips:
             loop.confidence = min(loop.confidence + 1, SURE)
         else:
@@ -97,20 +100,21 @@ class TageSclSteps:
         self.main = self.tage.predict(pc)
         confidence = self.tage.confidence(pc)
         self.sure = self.loops.sure(pc)
-        self.before = self.loops.guess if self.sure and self.trust >= 0 else self.main
+        self.looped = self.sure and self.trust >= 0
+        self.before = self.loops.guess if self.looped else self.main
         self.at = self._places(pc, confidence)
         votes = [2 * table[at] + 1 for table, at in zip(self.tables, self.at, strict=True)]
         self.sum = sum(votes) + votes[0] + votes[1]
         threshold = self.needed // 8
-        needed = threshold if self.sure or confidence == 3 else threshold // 2
-        return self.sum >= 0 if abs(self.sum) >= needed else self.before
+        needed = threshold if confidence == 3 else threshold // 2
+        return self.sum >= 0 if not self.looped and abs(self.sum) >= needed else self.before
 
     def update(self, pc: int, taken: bool, quiet: bool = False) -> None:
         corrected = self.sum >= 0
         if self.sure and self.loops.guess != self.main:
             self.trust = min(self.trust + 1, 63) if self.loops.guess == taken else max(self.trust - 1, -64)
         self.loops.update(taken, self.main != taken)
-        if corrected != self.before:
+        if corrected != self.before and not self.looped:
             self.needed = max(self.needed - 1, 32) if corrected == taken else min(self.needed + 1, 8 * 255)
         if corrected != taken or abs(self.sum) < self.needed // 8:
             for table, at in zip(self.tables, self.at, strict=True):
