@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from gossamer.report.card import Comparison
+
 pytestmark = pytest.mark.timeout(300)  # several processes, on a machine that may be busy
 
 SMALL = (
@@ -22,6 +24,10 @@ def test_a_comparison_is_run_once_and_shown(gossamer, tmp_path):
     assert arms["random"]["weight_sparsity"] > 0.5
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 2
+    cards = Comparison.load(tmp_path / "cards-0.5.json").cards
+    assert [card.role for card in cards] == ["dense", "random_mask", "method"]
+    assert [100 * card.values[0] for card in cards] == pytest.approx([arms[c.method]["accuracy"] for c in cards])
+    assert "Random search at 0.5" in (tmp_path / "cards-0.5.html").read_text()
     kept = tmp_path / "runs" / "0.5-s0" / "sweep.json"
     before = kept.stat().st_mtime_ns
     again = gossamer("search", "random", *SMALL, "-o", tmp_path, "--json")

@@ -163,6 +163,7 @@ def _report(
             zeros = 0.0 if compared.arm.name == "dense" else found[0]["sparsity"]["total"]
             table.append(_cells(level, zeros, compared))
             record.append(_json(level, zeros, compared))
+        _cards(studies[level], level, found, output)
     write_json(output / "search.json", {"margin": margin, "arms": record})
     page = _page(rows, (headings, table), output)
     if as_json:
@@ -171,6 +172,45 @@ def _report(
         print_table(headings, table)
         if page:
             print(f"page: {page}")
+
+
+def _cards(study: Study, level: float, rows: list[dict[str, Any]], output: Path) -> None:
+    """The report cards of one sparsity: a file that `report.card` reads, and their page."""
+    from gossamer.architectures.study import ARMS
+    from gossamer.report.card import Curve, ReportCard, comparison
+    from gossamer.report.page import write
+
+    roles: dict[str, Any] = {"dense": "dense", "random": "random_mask"}
+    cards = [
+        ReportCard(
+            method=arm,
+            role=roles.get(arm, "method"),
+            model=study.model,
+            data=study.data,
+            steps=study.steps,
+            selection="last",
+            sparsity_scope="prunable",
+            sparsity_target=0.0 if arm == "dense" else rows[0]["sparsity"]["total"],
+            sparsity_prunable=0.0 if arm == "dense" else rows[0]["sparsity"]["total"],
+            training_seconds=[row[arm]["seconds"] for row in rows],
+            seeds=[row["seed"] for row in rows],
+            values=[row[arm]["accuracy"] for row in rows],
+            curves=[
+                Curve(quantity="test accuracy", seed=row["seed"], steps=steps, values=values)
+                for row in rows
+                for steps, values in [[list(column) for column in zip(*row[arm]["curve"], strict=True)]]
+            ],
+        )
+        for arm in ARMS
+    ]
+    made = comparison(
+        cards, title=f"Random search at {level:g}", command=f"gossamer search random --sparsity {level:g}"
+    )
+    made.save(output / f"cards-{level:g}.json")
+    try:
+        write(made, output / f"cards-{level:g}.html")
+    except MissingExtra as error:
+        say(f"no page of cards: {error}")
 
 
 def _cells(level: float, zeros: float, found: Compared) -> list[str]:
