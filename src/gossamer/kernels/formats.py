@@ -157,7 +157,8 @@ def pack_csr_code(weight: Tensor) -> PackedWeight:
     the code would exceed `MOST_CODE` bytes (some 7 a non-zero), or where the system allows no new executable memory,
     it computes as csr_panel does. A plan never takes it unless it measured faster.
     """
-    return _pack_blocks("csr_code", (matrix := _matrix(weight)), 1, _even_panel(matrix.shape[1], 96))
+    weight = _matrix(weight)
+    return _pack_blocks("csr_code", weight, 1, _even_panel(weight.shape[1], _best_panel(weight, None)))
 
 
 def _best_panel(weight: Tensor, pixels: int | None) -> int:
