@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gossamer.cli import (
+    branches,
     claims,
     coding,
     demo,
@@ -64,6 +65,7 @@ GROUPS = {
     "sae": sae.sae,
     "search": search.search,
     "coding": coding.coding,
+    "branches": branches.branches,
     "superres": superres.superres,
     "transport": transport.transport,
 }

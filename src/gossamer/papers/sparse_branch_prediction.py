@@ -248,7 +248,7 @@ PAPER = Paper(
             "asserted",
             "Where nothing can be gained (coins, biased coins, loops) no more than 0.2 % of misses are added.",
             "none",
-            "A gain counts only where its 95 % interval on validation is above 0.",
+            "A gain counts where it is certain on validation, at 95 % over all branches that are tried.",
             _harmless,
             240,
             3,

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from .simulate import Result, simulate
 from .trace import Trace
 
 log = logging.getLogger(__name__)
-CONFIDENCE = 1.645  # standard errors: one-sided 95 %
+CONFIDENCE = 1.645  # standard errors: one-sided 95 %, for the choice among models of one branch
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Search:
             not tried. easy: accuracy from which it is not.
         samples: latest training executions that are fitted to. validation: share of the profile's executions, the
             latest, that choose lambda and decide.
-        margin: accuracy that a model must gain over the baseline on validation; the lower end of its 95 % interval must
-            be above 0 as well, which keeps branches with few executions out.
+        margin: accuracy that a model must gain over the baseline on validation. risk: chance at most that a gain of 0
+            passes for one, over all branches that are tried; keeps branches with few executions out.
     Raises:
         ConfigError: a value out of range.
     """
@@ -50,11 +51,12 @@ class Search:
     samples: int = 6000
     validation: float = 0.3
     margin: float = 0.005
+    risk: float = 0.05
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
-        for name in ("split", "validation"):
+        for name in ("split", "validation", "risk"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie strictly between 0 and 1, got {getattr(self, name)}")
         for name in ("max_nonzero", "candidates", "least", "samples"):
@@ -161,7 +163,7 @@ def find_sparse(
             raise ConfigError(f"branch {pc:#x} is not executed in the profile of {len(profile)} branches")
     findings = []
     for pc in branches:
-        finding = _study(result, pc, search)
+        finding = _study(result, pc, search, search.risk / len(branches))
         verdict = finding.reason or f"sparse, {len(finding.model.support) if finding.model else 0} terms"
         say(f"{pc:#x}: {rows[pc].misses} misses, {finding.baseline:.4f} -> {finding.accuracy:.4f}: {verdict}")
         findings.append(finding)
@@ -190,7 +192,7 @@ def samples(result: Result, pc: int, search: Search) -> Samples:
     return Samples(x, outcome[fitted], val_x, outcome[held], right)
 
 
-def _study(result: Result, pc: int, search: Search) -> Finding:
+def _study(result: Result, pc: int, search: Search, risk: float) -> Finding:
     at = occurrences(result.trace, pc)
     misses = int((result.guess[at] != result.trace.taken[at]).sum())
     data = samples(result, pc, search)
@@ -209,7 +211,7 @@ def _study(result: Result, pc: int, search: Search) -> Finding:
     gain, error = _paired(right, data.base_right)
     if gain < search.margin:
         return finding(f"gain {gain:+.4f} is below {search.margin}", float(right.mean()), model)
-    if gain - CONFIDENCE * error <= 0:
+    if gain <= NormalDist().inv_cdf(1 - risk) * error:
         return finding(f"gain {gain:+.4f} is not certain on {len(right)} executions", float(right.mean()), model)
     return finding("", float(right.mean()), model)
 
