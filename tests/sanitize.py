@@ -24,6 +24,8 @@ DEFAULT = [
     "tests/engine/test_sparse_linear.py",
     "tests/engine/test_assemble.py",
     "tests/engine/test_runtime.py",
+    "tests/domains/branch_prediction/test_predictors.py",
+    "tests/domains/branch_prediction/test_side.py",
     *("-m", "not slow", "-k", "not opcheck and not export and not environment and not fork and not extension"),
 ]
 
