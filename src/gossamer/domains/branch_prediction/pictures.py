@@ -25,6 +25,7 @@ td:first-child, th:first-child, td:last-child, th:last-child { text-align: left;
 img { width: 100%; height: auto; background: #fff; }
 """
 SHOWN = 8  # models that a picture shows
+SPAN = 3  # a panel with rates further apart than this factor is logarithmic
 
 
 def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, Any]:
@@ -58,10 +59,12 @@ def sweep_picture(points: Sequence[Point], path: str | Path) -> Path:
             rates = [max(100 * p.miss_rate, 1e-4) for p in line]
             panel.plot([p.bits / 8192 for p in line], rates, "o", markersize=3.5, label=kind, **style)
         panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        panel.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}".lstrip("0.")[:1] in "25" else "")
+        heights = [point.miss_rate for point in points if point.trace == trace]
+        if max(heights) > SPAN * max(min(heights), 1e-6):
+            panel.set_yscale("log")
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            panel.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
         panel.set_title(trace, loc="left", fontsize=10)
         panel.set_xlabel("storage (KB)")
         panel.set_ylabel("misses (% of branches)")
