@@ -251,7 +251,7 @@ PAPER = Paper(
                 ("bsc", "H' 8, gamma 5, 150 steps, T from 5, as published."),
                 (
                     "tsc",
-                    "H' 7, gamma 4, 100 steps, T from 2, likeliest of 3 runs with noise on W: single runs without often miss a bar.",
+                    "H' 7, gamma 4, 100 steps, T from 2, likeliest of 3 with noise on W: one run often misses a bar.",
                 ),
                 ("dsc", "states 0, 1, 2, H' 7, gamma 4, 100 steps, T from 2."),
             )
@@ -261,7 +261,7 @@ PAPER = Paper(
             "asserted",
             "On bars that hide each other MCA is 2 nats per point likelier than BSC, and only MCA finds the noise.",
             "none",
-            "500 pictures; sigma of MCA within 0.1 of 2, of BSC more than 0.25 above. Each learner's likeliest of 6 runs: "
+            "500 pictures; sigma of MCA within 0.1 of 2, of BSC more than 0.25 above. Each learner's likeliest of 6: "
             "of 3 runs, as specified, all of MCA's ended in a poor optimum for one seed of three.",
             lambda ctx: _right_model(ctx, "max", "mca", "bsc", 2.0),
             120,
@@ -273,7 +273,7 @@ PAPER = Paper(
             "asserted",
             "On bars that add up it is the other way round.",
             "none",
-            "The same with linear data; BSC more than 1 nat likelier, a bound set after a first run that gave 1.7 to 2.3.",
+            "The same with linear data; BSC more than 1 nat likelier, a bound set after a first run: 1.7 to 2.3.",
             lambda ctx: _right_model(ctx, "sum", "bsc", "mca", 1.0),
             120,
             3,
