@@ -292,8 +292,8 @@ PAPER = Paper(
             "reported",
             "Accuracy with gradual pruning: blocks of 4 at 30 %, and at 80 % with and without rearrangement.",
             "MobileNetV1 at 30 %: 0.224 points below dense",
-            "300 steps are few, so that 30 % cost more than the half point expected. Masks are found anew every 20 steps; "
-            "what rearrangement adds to that is not larger than its interval on 5 seeds.",
+            "300 steps are few, so that 30 % cost more than the half point expected. Masks are found anew every 20 "
+            "steps; what rearrangement adds to that is not larger than its interval on 5 seeds.",
             _training,
             300,
             5,
