@@ -348,7 +348,8 @@ PAPER = Paper(
             "reported",
             "UA and gap to retraining of all methods, dense and pruned to 95 %, one class forgotten.",
             "gap falls with sparsity for every method; dense/sparse UA: GA 93.1/98.2, IU 87.8/99.5",
-            ABOUT + "the specification did not see prune-first narrow the gap here, so nothing is asserted.",
+            ABOUT
+            + "an earlier try did not see pruning narrow the gap; it does for fine-tuning here, so it is not asserted.",
             _all_methods("class"),
             300,
             3,
@@ -399,7 +400,7 @@ PAPER = Paper(
             "reported",
             "A linear probe on digits 7 to 9 after the source model (0 to 6) forgot its most harmful class.",
             "unlearning harmful ImageNet classes raises transfer accuracy",
-            "Does not show: every source digit helps here; even retraining without the one whose absence is best on the "
+            "Does not show: every source digit helps; even retraining without the one whose absence is best on the "
             "target's training set costs a point or more, and the l1 penalty costs more than that.",
             _transfer,
             120,

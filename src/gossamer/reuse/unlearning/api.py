@@ -12,7 +12,7 @@ from torch import nn
 
 from .audit import Audit, audit
 from .masks import Job, Masks, resolve_masks
-from .measure import check_weights, measure
+from .measure import Figures, check_weights, measure
 from .methods import Method, make_method, settings
 from .split import ForgetSplit
 
@@ -26,7 +26,7 @@ def unlearn(
     test: Any = None,
     whole_classes: Sequence[int] = (),
     masks: Masks | str | None = "zeros",
-    references: Mapping[str, nn.Module] | nn.Module | None = None,
+    references: Mapping[str, nn.Module | Figures] | nn.Module | Figures | None = None,
     seed: int = 0,
     device: str = "auto",
     run: str | Path | None = None,
@@ -51,8 +51,8 @@ def unlearn(
         whole_classes: classes that are meant to vanish from `retain`.
         masks: which weights stay 0: "zeros" what is exactly 0 in Linear and convolution weights, a mapping of masks
             (`OneShot.masks`, `load_sparsity`), or None.
-        references: retrained models to measure the gap to, the one of the same sparsity first; a single model counts
-            as "retrain".
+        references: retrained models to measure the gap to, or their figures (the `after` of their audits), the one of
+            the same sparsity first; a single one counts as "retrain".
         seed: of order, noise, labels and new weights. device: "auto", "cpu" or "cuda", for methods that train.
         run, resume: folder of the training, to go on after an interruption (methods that train).
         options: settings of the method.
@@ -74,7 +74,7 @@ def unlearn(
     made = chosen.apply(copy.deepcopy(model), split, job)
     seconds = time.perf_counter() - started
     check_weights(made)
-    named = {"retrain": references} if isinstance(references, nn.Module) else dict(references or {})
+    named = {"retrain": references} if isinstance(references, nn.Module | Figures) else dict(references or {})
     report = audit(
         made,
         model,

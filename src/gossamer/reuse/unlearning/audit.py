@@ -107,15 +107,16 @@ def audit(
     seed: int = 0,
     seconds: float | None = None,
     masks: Mapping[str, torch.Tensor] | None = None,
-    references: Mapping[str, nn.Module] | None = None,
+    references: Mapping[str, nn.Module | Figures] | None = None,
     before: Figures | None = None,
 ) -> Audit:
     """The audit of a model that was made to forget, by this library or any other.
 
     Args:
         model, original: after and before. method, settings, seconds: what is to be written about the way.
-        masks: that the model should keep to. references: name -> model retrained without the forget set; first the
-            one of the same sparsity. before: figures of `original` where they are known.
+        masks: that the model should keep to. before: figures of `original` where they are known.
+        references: name -> model retrained without the forget set, or its figures (the `after` of its audit); first
+            the one of the same sparsity.
     Raises:
         NumericsError: NaN in data or answers. DataError: too few samples for the membership attack.
     """
@@ -127,7 +128,10 @@ def audit(
     known = set(gone)
     figures = before or measure(original, split, seed=seed)
     after = measure(model, split, seconds, seed)
-    compared = {name: measure(other, split, seed=seed) for name, other in (references or {}).items()}
+    compared = {
+        name: other if isinstance(other, Figures) else measure(other, split, seed=seed)
+        for name, other in (references or {}).items()
+    }
     copies = sum(digest in known for digest in digests(split.retain))
     sizes = {"forget": split.forget.samples, "retain": split.retain.samples}
     return Audit(
