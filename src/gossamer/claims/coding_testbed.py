@@ -167,7 +167,11 @@ def peer(name: str, Y: Array, W: Array, seed: int) -> dict[str, Any]:
 
 
 def truncation(seed: int, mutant: str | None = None) -> dict[str, Any]:
-    """BSC with 221 of 1024 states and with all, from equal parameters; both judged by the exact likelihood."""
+    """BSC with 221 of 1024 states and with all, from equal parameters; both judged by the exact likelihood.
+
+    Args:
+        mutant: "one_active" truncates to one active unit.
+    """
 
     def compute() -> dict[str, Any]:
         data = bars(1000, sigma=SIGMA, seed=seed)
@@ -176,20 +180,11 @@ def truncation(seed: int, mutant: str | None = None) -> dict[str, Any]:
         with one_thread():
             for name, (candidates, active) in (("truncated", narrow), ("exact", (10, 10))):
                 started = time.perf_counter()
-                coder = fit(
-                    "bsc",
-                    data.Y,
-                    seed,
-                    n_components=10,
-                    n_candidates=candidates,
-                    max_active=active,
-                    steps=60,
-                    anneal={"T": ((0, 2.0), (0.7, 1.0)), "ncut": CUT, "W_noise": ((0, 0.5), (0.6, 0.0))},
-                )
+                options = LINEAR["bsc"]["fit"] | {"n_candidates": candidates, "max_active": active}
+                coder = fit("bsc", data.Y, seed, n_components=10, **options)
                 seconds = time.perf_counter() - started
                 exact = coder.set_params(n_candidates=10, max_active=10).score(data.Y)
-                row[name] = {"likelihood": exact, "seconds": seconds, **described(coder, data.W)}
-                row[name]["likelihood"] = exact
+                row[name] = described(coder, data.W) | {"likelihood": exact, "seconds": seconds}
         return row
 
     return cell(__name__, {"what": "truncation", "seed": seed, "mutant": mutant}, compute)
