@@ -44,12 +44,10 @@ def _small(ctx: Context) -> Measured:
     return Measured(figures, {"points": half(found)}, 1.0, found.n, fewer and found.mean > 1.0)
 
 
-def _patterns(ctx: Context) -> Measured:
-    rows = train_all(ctx, ("sparse", "blocks of 4", "filters"), ("sparse", "blocks of 4"))
-    first, second = gain(rows, "sparse", "blocks of 4"), gain(rows, "blocks of 4", "filters")
-    figures = {"unstructured - blocks": first.mean, "blocks - filters": second.mean}
-    spread = {"unstructured - blocks": half(first), "blocks - filters": half(second)}
-    return Measured(figures, spread, 1.0, first.n, min(figures.values()) > 1.0)
+def _above(ctx: Context, one: str, other: str, tested: tuple[str, ...]) -> Measured:
+    rows = train_all(ctx, (one, other), tested)
+    found = gain(rows, one, other)
+    return Measured(found.mean, half(found), 1.0, found.n, found.mean > 1.0)
 
 
 def _table(ctx: Context) -> Measured:
@@ -231,14 +229,25 @@ PAPER = Paper(
             mutants=("random_masks", "mask_of_ones"),
         ),
         Claim(
-            "order-of-patterns",
+            "unstructured-above-blocks",
             "asserted",
-            "At about equal sparsity unstructured beats blocks of 4, and these beat filter pruning, each by more than "
-            "a point.",
-            "unstructured above block 4 above structured",
-            "80 % (6,250 weights) against 75 % of each layer's filters (7,808 weights in those that stay).",
-            _patterns,
-            300,
+            "At 80 % unstructured pruning beats blocks of 4 by more than a point.",
+            "unstructured above block 4",
+            "Digits MobileNet; earlier runs gave 1.7 and 6.2 points.",
+            lambda ctx: _above(ctx, "sparse", "blocks of 4", ("sparse",)),
+            200,
+            5,
+            mutants=("random_masks",),
+        ),
+        Claim(
+            "blocks-above-filters",
+            "asserted",
+            "Blocks of 4 at 80 % (6,250 weights) beat filter pruning at 75 % (7,808 weights) by more than a point.",
+            "block 4 above structured",
+            "Earlier runs gave 1.4 and 3.0 points. Five seeds of ours gave 0.8 +- 3.4: filter pruning ends anywhere from "
+            "59 to 68 %, so the margin is not reached, and the claim says so.",
+            lambda ctx: _above(ctx, "blocks of 4", "filters", ("blocks of 4",)),
+            200,
             5,
             mutants=("random_masks",),
         ),
