@@ -244,8 +244,8 @@ PAPER = Paper(
             "asserted",
             "Blocks of 4 at 80 % (6,250 weights) beat filter pruning at 75 % (7,808 weights) by more than a point.",
             "block 4 above structured",
-            "Earlier runs gave 1.4 and 3.0 points. Five seeds of ours gave 0.8 +- 3.4: filter pruning ends anywhere from "
-            "59 to 68 %, so the margin is not reached, and the claim says so.",
+            "Earlier runs gave 1.4 and 3.0 points. Five seeds of ours gave 0.8 +- 3.4: filter pruning ends anywhere "
+            "from 59 to 68 %, so the margin is not reached, and the claim says so.",
             lambda ctx: _above(ctx, "blocks of 4", "filters", ("blocks of 4",)),
             200,
             5,
