@@ -24,6 +24,7 @@ PAPERS: dict[str, str] = {
     "random-pruning": "gossamer.papers.random_pruning",
     "random-search-sparse-nas": "gossamer.papers.random_search_sparse_nas",
     "sparse-branch-prediction": "gossamer.papers.sparse_branch_prediction",
+    "reprogram-lt": "gossamer.papers.reprogram_lt",
     "sparse-ift": "gossamer.papers.sparse_ift",
     "sparse-model-soups": "gossamer.papers.sparse_model_soups",
     "sparsebytenn": "gossamer.papers.sparsebytenn",
