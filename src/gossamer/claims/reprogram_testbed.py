@@ -24,7 +24,7 @@ from gossamer.sparsify.recipe import Recipe
 from gossamer.training import Classification, OptimConfig, TrainConfig, run_stages
 
 CLASSES, SIDE, TRAIN, TEST = 20, 16, 4000, 2000
-EPOCHS, BATCH = 12, 128
+HIDDEN, EPOCHS, BATCH = 300, 12, 128
 BORDER = 3.0  # times tanh: pixels are standardised, not in [0, 1]
 PROMPTING = {"epochs": 40, "lr": 0.05}
 PROBING = {"epochs": 40, "lr": 0.01}
@@ -58,7 +58,8 @@ def transfer(
 def _transfer(sparsities: tuple[float, ...], seed: int, setting: str, mutant: str | None) -> dict[str, Any]:
     source, target, classes = (_glyphs if setting == "glyphs" else _clothes)(seed)
     models = {f"{s:g}": _ticket(source, s, seed, classes, mutant) for s in sparsities}
-    x, y = source.test.tensors()  # type: ignore[union-attr]  # both sources have test sets
+    assert source.test is not None
+    x, y = source.test.tensors()
     upstream = {name: accuracy(predict(model, x), y) for name, model in models.items()}
     rows = transfer_report(
         models, [target], shots=SHOTS, seeds=(seed,), upstream=upstream, prompting=PROMPTING, probing=PROBING,
@@ -81,14 +82,14 @@ def _ticket(source: Dataset, sparsity: float, seed: int, classes: int, mutant: s
     torch.manual_seed(seed)
     steps = EPOCHS * len(source.train)
     train = TrainConfig(
-        steps=steps, seed=seed, optim=OptimConfig(lr=0.05, momentum=0.9), checkpoint_every=0, device="cpu"
+        steps=steps, seed=seed, optim=OptimConfig(name="adam", lr=1e-3), checkpoint_every=0, device="cpu"
     )
     stages = imp(max(sparsity, 0.5), 1, train, rewind=1 / EPOCHS, select=Select(last_dense=True))
     kept = stages if sparsity else stages[:-1]
     for stage in kept:
         if mutant is not None and isinstance(stage.recipe, Recipe):
             object.__setattr__(stage, "recipe", mutate(stage.recipe, mutant))
-    task = Classification(mlp(shape=source.shape, hidden=(300, 300), classes=classes))
+    task = Classification(mlp(shape=source.shape, hidden=(HIDDEN, HIDDEN), classes=classes, norm=False))
     run_stages(kept, task, source)
     return copy.deepcopy(task.model).eval()
 
