@@ -19,6 +19,7 @@ PAPERS: dict[str, str] = {
     "granet": "gossamer.papers.granet",
     "iterative-soft-shrinkage": "gossamer.papers.iterative_soft_shrinkage",
     "masksparsity": "gossamer.papers.masksparsity",
+    "op-gfn": "gossamer.papers.op_gfn",
     "progressive-gradient-flow": "gossamer.papers.progressive_gradient_flow",
     "prosper": "gossamer.papers.prosper",
     "random-pruning": "gossamer.papers.random_pruning",

@@ -1,0 +1,28 @@
+"""Order-preserving GFlowNets: sample discrete objects by the order of their scores alone (Chen & Mauch 2024)."""
+
+from .envs import Env, HyperGrid, Sequences, SlotFill
+from .exact import exact_distribution
+from .network import GFlowNet
+from .order import OrderLoss, listwise, non_dominated, pairwise
+from .policies import Policy, Tabular
+from .search import search_gflownet
+from .train import Flow, Training, fit
+
+__all__ = [
+    "Env",
+    "Flow",
+    "GFlowNet",
+    "HyperGrid",
+    "OrderLoss",
+    "Policy",
+    "Sequences",
+    "SlotFill",
+    "Tabular",
+    "Training",
+    "exact_distribution",
+    "fit",
+    "listwise",
+    "non_dominated",
+    "pairwise",
+    "search_gflownet",
+]
