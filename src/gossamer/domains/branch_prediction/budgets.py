@@ -14,6 +14,7 @@ from .simulate import Plays, simulate
 from .trace import Trace
 
 SPARSE = "tage+sparse"  # in a sweep: TAGE with a side table, both within the budget
+REGISTER = 64  # bits of history registers that may go beyond a budget, which is a power of two as tables are
 SIDE_BYTES = 2048  # of the side table, but at most a quarter of the budget
 
 
@@ -38,18 +39,18 @@ FAMILIES: dict[str, Callable[[], Iterable[Predictor]]] = {
 
 
 def at_budget(kind: str, bits: int) -> Predictor:
-    """The predictor of a kind with the most storage within a budget.
+    """The predictor of a kind with the most storage within a budget; registers of up to 64 bits may go beyond it.
 
     Raises:
         ConfigError: unknown kind, or a budget that is too small for it.
 
     >>> at_budget("gshare", 8 * 2048)
-    Gshare(log_size=12, history=12)
+    Gshare(log_size=13, history=13)
     """
     if kind not in FAMILIES:
         raise unknown("kind of predictor", kind, FAMILIES)
     sizes = list(FAMILIES[kind]())
-    fitting = [predictor for predictor in sizes if predictor.bits <= bits]
+    fitting = [predictor for predictor in sizes if predictor.bits <= bits + REGISTER]
     if not fitting:
         raise ConfigError(f"{bits} bits are too few for {kind}: the smallest takes {min(p.bits for p in sizes)}")
     return max(fitting, key=lambda predictor: predictor.bits)
