@@ -31,6 +31,7 @@ EXTRAS = {
     "e3nn": "molecules",
     "pyscf": "molecules",
     "skimage": "sparse_coding",
+    "PIL": "superres",
 }
 
 

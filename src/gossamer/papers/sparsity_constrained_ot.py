@@ -220,7 +220,7 @@ PAPER = Paper(
             _colours,
             budget_s=120,
             seeds=1,
-            needs=("pillow",),
+            needs=("PIL",),
             mutants=("no_limit",),
         ),
         _claim(
