@@ -92,6 +92,7 @@ def all_ways(env, state):
     return ways
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["grid", "edges", "slots"])
 def test_ways_back_have_total_probability_one(name):
     env, policy = ENVS[name], Tabular(ENVS[name])
@@ -171,6 +172,7 @@ def test_backward_trajectories_end_where_they_should():
         assert torch.equal(states, objects)
 
 
+@torch.no_grad()
 def test_log_probabilities_of_a_rollout_by_hand():
     env = ENVS["grid"]
     policy = random_policy(env, learn_backward=True)
@@ -188,6 +190,7 @@ def test_log_probabilities_of_a_rollout_by_hand():
         assert float(logs.backward[:, n].sum()) == pytest.approx(back, abs=1e-5)
 
 
+@torch.no_grad()
 def test_inflow_by_hand():
     env = ENVS["grid"]
     policy = random_policy(env)
@@ -198,6 +201,7 @@ def test_inflow_by_hand():
     assert float(log_inflow(policy, state)) == pytest.approx(float(wanted), abs=1e-5)
 
 
+@torch.no_grad()
 def test_parents_kl_is_zero_for_uniform_ways_back():
     env = ENVS["grid"]
     rollout = sample(Tabular(env), 16, torch.Generator().manual_seed(0))
@@ -208,6 +212,7 @@ def test_parents_kl_is_zero_for_uniform_ways_back():
 # ---- orders
 
 
+@torch.no_grad()
 def test_the_pairwise_loss_is_binary_cross_entropy_of_gaps():
     log_reward, score = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([1.0, 1.0, 5.0])
     partner = torch.tensor([1, 2, 0])
@@ -222,9 +227,10 @@ def test_two_objects_drift_apart_without_end():
     for difference in (-3.0, 0.0, 3.0):
         gap = torch.tensor([difference, 0.0], requires_grad=True)
         pairwise(gap, torch.tensor([2.0, 1.0]), torch.tensor([1, 0])).backward()
-        assert float(-gap.grad[0]) == pytest.approx(1 - 1 / (1 + math.exp(-difference)), abs=1e-6)
+        assert -gap.grad[0].item() == pytest.approx(1 - 1 / (1 + math.exp(-difference)), abs=1e-6)
 
 
+@torch.no_grad()
 def test_the_listwise_loss_by_hand():
     log_reward = torch.tensor([0.5, -0.2, 1.0])
     everybody = listwise(log_reward, torch.tensor([True] * 3))
@@ -265,6 +271,7 @@ def test_only_the_order_and_no_shift_of_log_z_matters():
     torch.testing.assert_close(tables[0], tables[2], rtol=1e-3, atol=1e-3)
 
 
+@torch.no_grad()
 def test_a_global_order_knows_what_the_batch_does_not():
     scores, better = torch.tensor([[1.0, 1.0], [0.5, 2.0]]), torch.tensor([[2.0, 1.5]])
     log_reward = torch.tensor([0.0, 1.0], requires_grad=True)
@@ -274,7 +281,7 @@ def test_a_global_order_knows_what_the_batch_does_not():
     assert float(within) == pytest.approx(float(listwise(log_reward, torch.tensor([True, True]))))
     assert float(overall) == pytest.approx(float(listwise(log_reward, torch.tensor([False, True]))))
     clamped = OrderLoss(max_gap=0.1)(log_reward, scores, scores[:0], rng)
-    assert float(clamped.detach()) < float(within.detach())
+    assert float(clamped) < float(within)
 
 
 # ---- search
