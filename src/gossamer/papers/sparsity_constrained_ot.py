@@ -227,9 +227,9 @@ PAPER = Paper(
             "vmoe",
             "V-MoE image classifiers with this router are competitive with experts choose.",
             "accuracy on JFT-300M (private data)",
-            "Needs JFT-300M and many accelerators; in a model of your own, gossamer works through `gossamer.transport.assign(gate, "
-            "gossamer.transport.capacity_of(tokens, experts, 1.05))` in the place of the router. Here that call at the "
-            "size of V-MoE B/16.",
+            "Needs JFT-300M and many accelerators. In a model of your own, gossamer takes the place of the router: "
+            "`gossamer.transport.assign(gate, gossamer.transport.capacity_of(tokens, experts, 1.05))`. Here that call "
+            "at the size of V-MoE B/16.",
             _full_size,
             kind="needs_gpu",
             seeds=1,
