@@ -142,11 +142,11 @@ def token_blocks(
     rest: list[int] = []
     made = 0
     for text in _pieces(path, part):
-        rest += tokenizer.encode(text)
-        while len(rest) >= context:
-            count = min(batch, len(rest) // context)
-            yield torch.tensor(rest[: count * context]).view(count, context)
-            rest, made = rest[count * context :], made + count
+        tokens = rest + tokenizer.encode(text)
+        whole = len(tokens) // context
+        if whole:
+            yield from torch.tensor(tokens[: whole * context]).view(whole, context).split(batch)
+        rest, made = tokens[whole * context :], made + whole
     if not made:
         raise DataError(f"text file {path} holds no block of {context} tokens in its part {part[0]:g} to {part[1]:g}")
 

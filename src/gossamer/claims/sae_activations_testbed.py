@@ -7,7 +7,7 @@ perceptron after ReLU, 192 features, k = 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -71,7 +71,7 @@ class Material:
 @cache
 def shakespeare() -> Material:
     """The language model, trained once in a process, and its activations. Raises DataError without the text."""
-    data = tiny_shakespeare(context=CONTEXT, batch_size=16)
+    data = replace(tiny_shakespeare(context=CONTEXT, batch_size=16), test=None)  # type: ignore[arg-type]  # not measured
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = llama(shape=(CONTEXT,), width=64, depth=4, heads=4)
