@@ -125,7 +125,7 @@ def _harmless_streams(seed: int) -> dict[str, Trace]:
 
 
 def harmless_row(seed: int) -> Row:
-    """Misses of TAGE, and of TAGE with whatever side table is found, where there is nothing to be found."""
+    """Misses of TAGE, and of TAGE with whatever side table is found, where no correlation is long."""
 
     def compute() -> Row:
         row: Row = {}
