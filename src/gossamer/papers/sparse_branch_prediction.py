@@ -246,7 +246,7 @@ PAPER = Paper(
         Claim(
             "harmless",
             "asserted",
-            "On streams without long correlations (coins, biased coins, mixed loops) at most 0.2 % of misses are added.",
+            "Without long correlations (coins, biased coins, mixed loops) at most 0.2 % of misses are added.",
             "none",
             "A gain counts where it is certain on validation, at 95 % over all branches that are tried.",
             _harmless,
