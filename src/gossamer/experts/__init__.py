@@ -1,0 +1,21 @@
+"""Mixtures of experts: routers, stacked experts, losses, sparse upcycling, and experts over several processes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "routing": ("RoutingPlan", "Router"),
+    "routers": ("TopK", "ExpertChoice", "Transport", "Sinkhorn", "Hash"),
+    "layer": ("Experts", "MoE", "moe_layers", "routed"),
+    "losses": ("balance_loss", "importance_loss", "update_bias", "z_loss"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
