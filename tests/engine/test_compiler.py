@@ -296,3 +296,23 @@ def test_onnx_runtime_is_a_rival_and_may_win(digits, monkeypatch):
     x = torch.randn(3, 1, 16, 16)
     with torch.no_grad():
         assert relative(plan(x), digits(x)) < 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_normalisation_of_vectors_that_follows_no_product(batch):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(6, 6, bias=False) for _ in "ab")
+            self.norm = nn.BatchNorm1d(12)
+
+        def forward(self, x):
+            return torch.relu(self.norm(torch.cat([part(x) for part in self.parts], 1)))
+
+    model = Joined()
+    model(torch.randn(50, 6))
+    plan = compiled(model.eval(), 6, batch=batch)
+    x = torch.randn(batch, 6)
+    with torch.no_grad():
+        assert relative(plan(x), model(x)) < 1e-5
+    assert not any("please report" in line for line in plan.report().breaks)

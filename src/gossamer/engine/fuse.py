@@ -104,10 +104,14 @@ def _join_selections(graph: Graph, node: Node) -> bool:
 
 
 def _as_convolution(graph: Graph, node: Node) -> None:
-    """A normalisation that follows no product is a 1x1 convolution with a diagonal weight."""
+    """A normalisation that follows no product is one with a diagonal weight: a 1x1 convolution, or linear on vectors."""
     assert node.weight is not None
     assert node.bias is not None
     channels, *rest = graph.shapes[node.output] or ()
+    if not rest:
+        node.op, node.shape = "linear", (1,)
+        node.weight, node.bias = torch.diag(node.weight).float(), node.bias.float()
+        return
     height, width = (*rest, 1, 1)[:2]
     node.op, node.selects = "conv", True
     node.shape = (channels, height, width, 1, 1, 1, 1, 0, 0, 1, 1)
