@@ -32,6 +32,7 @@ PAPERS: dict[str, str] = {
     "sparsity-constrained-ot": "gossamer.papers.sparsity_constrained_ot",
     "sr-ste": "gossamer.papers.sr_ste",
     "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
+    "unified-multimodal-sparsity": "gossamer.papers.unified_multimodal_sparsity",
     "unlearn-sparse": "gossamer.papers.unlearn_sparse",
 }
 

@@ -1,0 +1,120 @@
+"""The table of a probe: every cut of every component at every ratio, and what each task's metric says."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...errors import ConfigError, MissingExtra, unknown
+from ...runs.files import write_text
+from .calibration import Calibration
+from .components import Component, check_disjoint
+from .cuts import Cut, cut_depth, cut_heads, cut_width
+
+Metric = Callable[[nn.Module], float]
+CUTS: dict[str, Callable[[nn.Module, Component, Calibration, float], Cut]] = {
+    "depth": lambda m, c, s, k: cut_depth(m, c, s, k, "block"),
+    "depth: attention": lambda m, c, s, k: cut_depth(m, c, s, k, "attention"),
+    "depth: mlp": lambda m, c, s, k: cut_depth(m, c, s, k, "mlp"),
+    "width": cut_width,
+    "heads": cut_heads,
+}
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The uncut model's metrics, and one row per cut: {"component", "cut", "keep", "removed", metric: value, ...}."""
+
+    whole: dict[str, float]
+    rows: list[dict[str, Any]]
+
+    def write_page(self, path: Path, title: str = "Sensitivity to cuts") -> Path:
+        """A self-contained page with a chart and the table. Raises MissingExtra without matplotlib."""
+        write_text(
+            path,
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+            "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:0 auto;padding:2rem 1.2rem}"
+            "table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.3rem .7rem;"
+            "text-align:right;border-bottom:1px solid #ddd}th:first-child,td:first-child,td:nth-child(2)"
+            "{text-align:left}svg{max-width:100%}"
+            f"</style><h1>{escape(title)}</h1>{self._chart()}{self._table()}</html>",
+        )
+        return path
+
+    def _table(self) -> str:
+        names = list(self.whole)
+        head = "".join(f"<th>{escape(n)}</th>" for n in ("component", "cut", "keep", "parameters removed", *names))
+        whole = "<tr><td>whole</td><td></td><td></td><td>0</td>" + "".join(
+            f"<td>{self.whole[n]:.4g}</td>" for n in names
+        )
+        body = [
+            f"<tr><td>{escape(r['component'])}</td><td>{escape(r['cut'])}</td><td>{r['keep']:.0%}</td>"
+            f"<td>{r['removed']:,}</td>" + "".join(f"<td>{r[n]:.4g}</td>" for n in names) + "</tr>"
+            for r in self.rows
+        ]
+        return f"<table><tr>{head}</tr>{whole}</tr>{''.join(body)}</table>"
+
+    def _chart(self) -> str:
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise MissingExtra("matplotlib", "report") from error
+        names = list(self.whole)
+        figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+        axes = figure.subplots(1, len(names), squeeze=False)[0]
+        lines = dict.fromkeys((row["component"], row["cut"]) for row in self.rows)
+        for axis, name in zip(axes, names, strict=True):
+            for component, cut in lines:
+                points = [(r["keep"], r[name]) for r in self.rows if (r["component"], r["cut"]) == (component, cut)]
+                points = sorted([*points, (1.0, self.whole[name])])
+                axis.plot(*zip(*points, strict=True), marker="o", label=f"{component}, {cut}")
+            axis.set_title(name)
+            axis.set_xlabel("kept")
+            axis.invert_xaxis()
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0].legend(frameon=False, fontsize=8)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+        return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def sensitivity(
+    model: nn.Module,
+    components: Sequence[Component],
+    calibrations: Mapping[str, Calibration],
+    metrics: Mapping[str, Metric],
+    *,
+    cuts: Sequence[str] = ("depth", "width"),
+    keep: Sequence[float] = (0.75, 0.5, 0.25),
+    say: Callable[[str], None] = lambda line: None,
+) -> Sensitivity:
+    """Try every cut, measure, take it back: the model is the same afterwards, bit for bit.
+
+    Args:
+        calibrations: component name -> its calibration. metrics: name -> callable(model) -> number.
+    Raises:
+        ConfigError: an unknown cut, or a module in two components.
+    """
+    check_disjoint(model, tuple(components))
+    for cut in cuts:
+        if cut not in CUTS:
+            raise unknown("cut", cut, CUTS)
+    if not metrics:
+        raise ConfigError("a probe needs at least one metric")
+    whole = {name: float(metric(model)) for name, metric in metrics.items()}
+    rows = []
+    for component in components:
+        for cut in cuts:
+            for ratio in keep:
+                done = CUTS[cut](model, component, calibrations[component.name], ratio)
+                values = {name: float(metric(model)) for name, metric in metrics.items()}
+                rows.append({"component": component.name, "cut": cut, "keep": ratio, "removed": done.removed} | values)
+                say(f"{done.what}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+                done.undo()
+    return Sensitivity(whole, rows)
