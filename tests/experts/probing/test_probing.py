@@ -208,12 +208,12 @@ def test_a_language_model_with_ready_patterns():
         whole = model(tokens)
         table = sensitivity(
             model, [component], {"all": found}, {"shift": lambda m: float((m(tokens) - whole).abs().mean())},
-            cuts=("depth", "depth: mlp", "width"), keep=(0.7, 0.4),
+            cuts=("depth", "depth: mlp", "width"), keep=(0.6, 0.3),
         )  # fmt: skip
     assert table.whole == {"shift": 0.0}
     assert len(table.rows) == 6
     assert all(row["shift"] > 0 for row in table.rows)
-    assert [row["removed"] > 0 for row in table.rows] == [False, True, False, True, True, True]
+    assert all(row["removed"] > 0 for row in table.rows)
     assert float((model(tokens) - whole).abs().max()) == 0.0
 
 
