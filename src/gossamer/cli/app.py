@@ -19,6 +19,7 @@ from gossamer.cli import (
     coding,
     demo,
     doctor,
+    dynamics,
     engine,
     inspect,
     probe,
@@ -68,6 +69,7 @@ GROUPS = {
     "search": search.search,
     "coding": coding.coding,
     "branches": branches.branches,
+    "dynamics": dynamics.dynamics,
     "superres": superres.superres,
     "transport": transport.transport,
 }

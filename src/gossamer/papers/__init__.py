@@ -28,6 +28,7 @@ PAPERS: dict[str, str] = {
     "reprogram-lt": "gossamer.papers.reprogram_lt",
     "sparse-ift": "gossamer.papers.sparse_ift",
     "sparse-model-soups": "gossamer.papers.sparse_model_soups",
+    "sparse-neural-dynamics": "gossamer.papers.sparse_neural_dynamics",
     "sparsebytenn": "gossamer.papers.sparsebytenn",
     "sparsity-constrained-ot": "gossamer.papers.sparsity_constrained_ot",
     "sr-ste": "gossamer.papers.sr_ste",

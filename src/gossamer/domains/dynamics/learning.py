@@ -57,7 +57,7 @@ def fit(
     data: Data,
     steps: int = 3000,
     *,
-    lr: float = 3e-3,
+    lr: float = 1e-2,
     batch: int = 256,
     seed: int = 0,
     temperature: float | None = None,
@@ -73,7 +73,7 @@ def fit(
         data: inputs (N, in) and targets (N, out); no NaN.
         temperature: sample undecided gates at it, and train their logits; None keeps them as they are.
         lam: weight of the gate penalty (objective 3.3); the loss is in variances of the targets.
-        gate_lr: of the logits, ten times the weights' (our choice: short stages).
+        gate_lr: of the logits, 0.03, our choice for short stages.
         lam_id: price of an identity neuron in units of a ReLU.
     Raises:
         ShapeError, NumericsError: of the data. ConfigError: steps < 0 or a learning rate that is not positive.
@@ -131,7 +131,7 @@ def sparsify(
     lam: float = 2e-3,
     lam_id: float = 0.3,
     budget: Budget | None = None,
-    lr: float = 3e-3,
+    lr: float = 1e-2,
     seed: int = 0,
     rank: Callable[[GatedReLUMLP, Data], Tensor] | None = None,
 ) -> GatedReLUMLP:
