@@ -23,6 +23,7 @@ from gossamer.cli import (
     engine,
     inspect,
     probe,
+    molecules,
     prune,
     rearrange,
     recipes,
@@ -72,6 +73,7 @@ GROUPS = {
     "dynamics": dynamics.dynamics,
     "superres": superres.superres,
     "transport": transport.transport,
+    "molecules": molecules.molecules,
 }
 
 app = typer.Typer(

@@ -31,6 +31,7 @@ PAPERS: dict[str, str] = {
     "sparse-neural-dynamics": "gossamer.papers.sparse_neural_dynamics",
     "sparsebytenn": "gossamer.papers.sparsebytenn",
     "sparsity-constrained-ot": "gossamer.papers.sparsity_constrained_ot",
+    "sphnet": "gossamer.papers.sphnet",
     "sr-ste": "gossamer.papers.sr_ste",
     "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
     "unified-multimodal-sparsity": "gossamer.papers.unified_multimodal_sparsity",
