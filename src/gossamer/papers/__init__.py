@@ -33,6 +33,7 @@ PAPERS: dict[str, str] = {
     "sparsity-constrained-ot": "gossamer.papers.sparsity_constrained_ot",
     "sphnet": "gossamer.papers.sphnet",
     "sr-ste": "gossamer.papers.sr_ste",
+    "teddy": "gossamer.papers.teddy",
     "ten-lessons-sparseland": "gossamer.papers.ten_lessons_sparseland",
     "unified-multimodal-sparsity": "gossamer.papers.unified_multimodal_sparsity",
     "unlearn-sparse": "gossamer.papers.unlearn_sparse",
