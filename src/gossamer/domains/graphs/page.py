@@ -66,7 +66,7 @@ def draw(graphs: Mapping[str, Tensor], nodes: int, y: Tensor | None = None) -> b
     small = nodes <= DRAWN
     figure = Figure(figsize=(4.2 * len(graphs), 6.2 if small else 2.8), layout="constrained")
     ratios = (2.2, 1.0) if small else (1.0,)
-    axes = figure.subplots(len(ratios), len(graphs), squeeze=False, height_ratios=ratios)
+    axes = figure.subplots(len(ratios), len(graphs), squeeze=False, sharey="row", height_ratios=ratios)
     degrees = [torch.bincount(_once(edges, nodes).flatten(), minlength=nodes).numpy() for edges in graphs.values()]
     places = _layout(next(iter(graphs.values())), nodes) if small else None
     top = max(int(degree.max()) for degree in degrees)
