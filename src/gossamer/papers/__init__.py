@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # slug -> module that holds `PAPER`; a paper is in the table when its module is written
 PAPERS: dict[str, str] = {
     "choice-saes": "gossamer.papers.choice_saes",
+    "clip-moe": "gossamer.papers.clip_moe",
     "dass": "gossamer.papers.dass",
     "fast-sparse-convnets": "gossamer.papers.fast_sparse_convnets",
     "g2gnet": "gossamer.papers.g2gnet",
