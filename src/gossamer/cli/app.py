@@ -22,6 +22,7 @@ from gossamer.cli import (
     dynamics,
     engine,
     graphs,
+    experts,
     inspect,
     molecules,
     probe,
@@ -76,6 +77,7 @@ GROUPS = {
     "superres": superres.superres,
     "transport": transport.transport,
     "molecules": molecules.molecules,
+    "experts": experts.experts,
 }
 
 app = typer.Typer(

@@ -139,15 +139,17 @@ def train_pairs(
         p.requires_grad_(id(p) in chosen)
     optimizer = torch.optim.AdamW(parameters, lr=how.lr, weight_decay=how.weight_decay)
     clusters = torch.zeros(len(pairs), dtype=torch.long) if labels is None else labels
-    epoch, queue, losses, steps = 0, [], [], how.steps
+    epoch, total = 0, how.steps or 1  # an epoch's length is known with its batches
+    queue: list[Tensor] = []
+    losses: list[float] = []
     model.train()
     try:
-        while steps is None or len(losses) < steps:
+        while len(losses) < total:
             if not queue:
                 queue = cluster_batches(clusters, how.batch, seed=how.seed + 1000 * epoch)
-                steps, epoch = steps or len(queue), epoch + 1
+                total, epoch = how.steps or len(queue), epoch + 1
             for group in optimizer.param_groups:
-                group["lr"] = how.lr * _warm_cosine(len(losses), steps, how.warmup)
+                group["lr"] = how.lr * _warm_cosine(len(losses), total, how.warmup)
             first, second = pairs.batch(queue.pop(0))
             loss = _loss(model, first, second, encode, how, extra)
             optimizer.zero_grad()

@@ -118,7 +118,7 @@ def stack(modules: Sequence[nn.Module], dropout: float = 0.0) -> Experts:
     experts = skeleton(parts[0], len(parts), dropout=dropout)
     with torch.no_grad():
         for e, part in enumerate(parts):
-            rows = [part.up.weight] if part.gate is None else [part.gate.weight, part.up.weight]
+            rows: list[Tensor] = [linear.weight for linear in (part.gate, part.up) if linear is not None]
             experts.up[e] = torch.cat(rows)
             experts.down[e] = part.down.weight
             if experts.up_bias is not None and experts.down_bias is not None:

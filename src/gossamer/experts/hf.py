@@ -117,6 +117,14 @@ def _fill(model: nn.Module, values: dict[str, Tensor], folder: Path) -> None:
         model.tie_weights()  # type: ignore[operator]
 
 
+def has_experts(folder: str | Path) -> bool:
+    """Whether a checkpoint folder was written by `save`."""
+    try:
+        return KEY in json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
 def _layout(folder: Path) -> dict[str, Any]:
     try:
         layout = json.loads((folder / "config.json").read_text(encoding="utf-8"))[KEY]

@@ -166,7 +166,7 @@ def _add_noise(experts: Experts, share: float) -> None:
     if not 0 < share < float("inf"):
         raise ConfigError(f"noise is a positive share of the weights' deviation, got {share}")
     for p in experts.parameters():
-        p += share * p[0].std() * torch.randn_like(p)
+        p.add_(share * p[0].std() * torch.randn_like(p))
 
 
 @torch.no_grad()

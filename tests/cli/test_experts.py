@@ -1,0 +1,68 @@
+"""`gossamer experts` on a tiny CLIP and on what is none."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="the models are transformers' own")
+image = pytest.importorskip("PIL.Image", reason="needs pillow (extra superres)")
+
+TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+WORDS = ["<pad>", "<unk>", "a", "red", "green", "blue", "picture", "<end>"]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A folder with a tiny CLIP, its tokenizer, and one with twelve captioned pictures."""
+    tokenizers = pytest.importorskip("tokenizers", reason="comes with transformers")
+    torch.manual_seed(0)
+    text = {**TOWER, "vocab_size": len(WORDS), "max_position_embeddings": 6, "eos_token_id": 7, "bos_token_id": 1}
+    config = transformers.CLIPConfig(
+        projection_dim=8,
+        vision_config={**TOWER, "image_size": 8, "patch_size": 4},
+        text_config={**text, "pad_token_id": 0},
+    )
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
+    fast.save_pretrained(tmp_path / "clip")
+    (tmp_path / "pairs").mkdir()
+    rows = []
+    for i in range(12):
+        pixels = np.zeros((10, 12, 3), dtype=np.uint8)
+        pixels[..., i % 3] = 20 * i + 30
+        image.fromarray(pixels).save(tmp_path / "pairs" / f"{i}.png")
+        rows.append({"image": f"{i}.png", "caption": f"a {WORDS[3 + i % 3]} picture"})
+    (tmp_path / "pairs" / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def test_the_method_and_the_evaluation(gossamer, clip):
+    options = ("--stages", 2, "--clusters", 1, "--batch", 4, "--steps", 2, "-o", "moe", "--json")
+    done = gossamer("experts", "clip", "clip", "pairs", *options, cwd=clip)
+    assert done.code == 0, done.err
+    assert done.json["active parameters"] < done.json["parameters"]
+    again = gossamer("experts", "clip", "clip", "pairs", *options, cwd=clip)
+    assert "stage 2: read from" in again.err
+    assert again.json == done.json
+    found = gossamer("experts", "evaluate", "moe", "pairs", "--json", cwd=clip)
+    assert found.code == 0, found.err
+    assert found.json["first to second R@10"] >= 10 / 12
+    shown = gossamer("experts", "inspect", "moe", "--json", cwd=clip)
+    assert {row["experts"] for row in shown.json["layers"].values()} == {3}
+
+
+def test_upcycling_and_bad_input(gossamer, clip):
+    done = gossamer("experts", "upcycle", "clip", "--last", 1, "-o", "moe", "--json", cwd=clip)
+    assert done.code == 0, done.err
+    assert gossamer("experts", "upcycle", "clip", "-k", 9, cwd=clip).code == 2
+    none = gossamer("experts", "upcycle", "pairs", cwd=clip)
+    assert none.code == 3
+    assert "no checkpoint" in none.err
+    (clip / "pairs" / "captions.jsonl").write_text('{"image": "0.png"}')
+    broken = gossamer("experts", "evaluate", "clip", "pairs", cwd=clip)
+    assert broken.code == 3
+    assert "line 1" in broken.err
