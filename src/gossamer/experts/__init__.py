@@ -16,6 +16,7 @@ _HOMES = {
     "contrastive": ("TensorPairs", "Training", "clip_loss", "embed", "stages", "train_pairs", "train_routers"),
     "evaluate": ("moe_report", "recall", "zero_shot"),
     "hf": ("dense_clip", "encode_clip", "load", "save"),
+    "plot": ("plot_report",),
     "parallel": ("expert_parameters", "shard", "unshard"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
