@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ class PathWeights(nn.Module):
         return self._rows(self.radial, rbf, kept) * (1 + self._rows(self.scalar, scalars, kept))
 
     def _rows(self, net: nn.Sequential, x: Tensor, kept: Tensor | None) -> Tensor:
-        last = net[2]
+        last: Any = net[2]
         weight, bias = last.weight.unflatten(0, (self.paths, -1)), last.bias.unflatten(0, (self.paths, -1))
         if kept is not None:
             weight, bias = weight[kept], bias[kept]
@@ -128,7 +129,7 @@ class PathWeights(nn.Module):
         """Forget the weights of all other paths."""
         rows = (kept[:, None] * self.channels + torch.arange(self.channels, device=kept.device)).flatten()
         for net in (self.radial, self.scalar):
-            last = net[2]
+            last: Any = net[2]
             smaller = nn.Linear(last.in_features, len(rows)).to(last.weight)
             smaller.weight.data, smaller.bias.data = last.weight.data[rows], last.bias.data[rows]
             net[2] = smaller
@@ -146,8 +147,7 @@ class GatedProduct(nn.Module):
         self.weights = PathWeights(scalars, len(self.product.paths), channels)
 
     def forward(self, x: Tensor, y: Tensor, rbf: Tensor, scalars: Tensor) -> Tensor:
-        gated = isinstance(self.product, SparseTensorProduct)
-        kept = self.product.gate.indices() if gated else None  # type: ignore[union-attr]
+        kept = self.product.gate.indices() if isinstance(self.product, SparseTensorProduct) else None
         out: Tensor = self.product(x, y, self.weights(rbf, scalars, kept))
         return out
 

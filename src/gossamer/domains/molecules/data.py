@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -101,7 +102,7 @@ def save(path: str | Path, data: Labelled) -> Path:
     """Write a set as .npz, atomically."""
     path = Path(path)
     samples = data.samples
-    flat = {name: np.concatenate([getattr(s, name).ravel() for s in samples]) for name in FIELDS}
+    flat: dict[str, Any] = {name: np.concatenate([getattr(s, name).ravel() for s in samples]) for name in FIELDS}
     head = json.dumps({"version": VERSION, "basis": data.basis, "energy": "hartree", "length": "angstrom"})
     with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(

@@ -72,7 +72,8 @@ def _rows(molecule: Molecule, layout: Layout) -> list[np.ndarray]:
 
 def to_blocks(matrices: Sequence[np.ndarray], molecules: Sequence[Molecule], layout: Layout) -> Blocks:
     """Matrices in PySCF's order as blocks, in the order of `graph`; zero outside an element's orbitals."""
-    diagonal, pairs = [], []
+    diagonal: list[np.ndarray] = []
+    pairs: list[np.ndarray] = []
     for matrix, molecule in zip(matrices, molecules, strict=True):
         rows = _rows(molecule, layout)
         ends = np.cumsum([len(r) for r in rows])

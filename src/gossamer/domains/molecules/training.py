@@ -21,6 +21,7 @@ from .data import Labelled
 from .graph import Blocks, corrections, graph, masks, to_blocks
 from .network import Shape, SPHNet
 from .orbitals import coefficient_similarity, energy_error, matrix_error
+from .paths import PathGate
 from .scf import iterations
 from .schedule import ThreePhase
 
@@ -146,6 +147,6 @@ def load_model(path: str | Path) -> SPHNet:
         raise CheckpointError(f"{path} is no network of `gossamer molecules train` ({error})") from error
     settled = any("gate.kept" in name for name in tensors)
     for module in model.modules():
-        if settled and hasattr(module, "check_frozen"):
+        if settled and isinstance(module, PathGate):
             module.phase = "fixed"  # what was saved is a choice already
     return model.eval()
