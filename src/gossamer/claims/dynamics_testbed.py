@@ -84,7 +84,8 @@ def problem_of(found: dict[str, Any], horizon: int, goal: float = 0.35) -> Probl
 
 def starts(seed: int, count: int, wrong_side: bool) -> list[np.ndarray[Any, Any]]:
     """Starts with the disc at the origin, and the pusher between it and the goal, or anywhere around it."""
-    rng, found = np.random.default_rng([seed, int(wrong_side)]), []
+    rng = np.random.default_rng([seed, int(wrong_side)])
+    found: list[np.ndarray[Any, Any]] = []
     for _ in range(count):
         angle = rng.uniform(-0.35, 0.35) if wrong_side else rng.uniform(-np.pi, np.pi)
         found.append(np.array([0.0, 0.0, *(rng.uniform(0.34, 0.45) * np.array([np.cos(angle), np.sin(angle)]))]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -94,7 +94,7 @@ def run(
         print_table(head, [(name, *row.values()) for name, row in rows.items()])
 
 
-def _show(episodes, goal, radius, film, picture) -> None:  # type: ignore[no-untyped-def]
+def _show(episodes: dict[str, Any], goal: Any, radius: float, film: Path | None, picture: Path | None) -> None:
     from gossamer.domains.dynamics import pictures
 
     for path, draw in ((film, pictures.film), (picture, pictures.strip)):

@@ -41,7 +41,8 @@ def push(model: GatedReLUMLP, objects: int = 1, planners: Sequence[str] | None =
         limit: seconds of a mixed-integer solve. steps: of the loop. seed: of the samplers.
     """
     problem, start = task(model, objects, horizon)
-    system, episodes = Pushing(objects), {}
+    system = Pushing(objects)
+    episodes: dict[str, Episode] = {}
     for name in planners or ("milp", *PLANNERS):
         if name not in ("milp", *PLANNERS):
             raise unknown("planner", name, ("milp", *PLANNERS))
