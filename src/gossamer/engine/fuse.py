@@ -104,7 +104,7 @@ def _join_selections(graph: Graph, node: Node) -> bool:
 
 
 def _as_convolution(graph: Graph, node: Node) -> None:
-    """A normalisation that follows no product is one with a diagonal weight: a 1x1 convolution, or linear on vectors."""
+    """A normalisation that follows no product has a diagonal weight: a 1x1 convolution, or linear on vectors."""
     assert node.weight is not None
     assert node.bias is not None
     channels, *rest = graph.shapes[node.output] or ()
