@@ -76,7 +76,7 @@ def _mechanism(ctx: Context) -> Measured:
         ctx.say(f"  seed {seed}: pure {rows[-1]['pure']:.3f}, random {rows[-1]['random']:.3f}")
     gains = [row["pure"] - row["random"] for row in rows]
     figures = {name: mean(row[name] for row in rows) for name in ("pure", "random")}
-    spread = {name: stdev([row[name] for row in rows]) for name in figures}
+    spread = {name: stdev([row[name] for row in rows]) if len(rows) > 1 else 0.0 for name in figures}
     return Measured(figures, spread, 0.05, len(rows), mean(gains) >= 0.05)
 
 
