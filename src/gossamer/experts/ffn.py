@@ -122,7 +122,7 @@ def stack(modules: Sequence[nn.Module], dropout: float = 0.0) -> Experts:
             experts.up[e] = torch.cat(rows)
             experts.down[e] = part.down.weight
             if experts.up_bias is not None and experts.down_bias is not None:
-                biases = [linear.bias for linear in (part.gate, part.up) if linear is not None]
+                biases: list[Tensor] = [linear.bias for linear in (part.gate, part.up) if linear is not None]
                 experts.up_bias[e] = torch.cat(biases)
                 experts.down_bias[e] = part.down.bias
     _compare(experts, modules[0])
