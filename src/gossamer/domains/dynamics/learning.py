@@ -57,7 +57,7 @@ def fit(
     data: Data,
     steps: int = 3000,
     *,
-    lr: float = 1e-2,
+    lr: float = 3e-3,
     batch: int = 256,
     seed: int = 0,
     temperature: float | None = None,
@@ -131,7 +131,7 @@ def sparsify(
     lam: float = 2e-3,
     lam_id: float = 0.3,
     budget: Budget | None = None,
-    lr: float = 1e-2,
+    lr: float = 3e-3,
     seed: int = 0,
     rank: Callable[[GatedReLUMLP, Data], Tensor] | None = None,
 ) -> GatedReLUMLP:
