@@ -48,12 +48,16 @@ class GatedTensorProduct(nn.Module):
         weight = self._weight(weight)
         if weight.shape[-1] != sum(self.sizes):
             raise ShapeError(f"{weight.shape[-1]} weights for a product of {sum(self.sizes)}")
-        factors = torch.zeros_like(self.gate.scores).index_put((self.gate.indices(),), self.gate.coefficients())
+        factors = torch.zeros_like(self.gate.scores).index_put((self.gate.indices(),), self._factors())
         scaled = weight * factors.repeat_interleave(torch.tensor(self.sizes, device=weight.device))
         if scaled.ndim == 1 and not self.product.shared_weights:
             scaled = scaled.expand(*x.shape[:-1], -1)
         out: Tensor = self.product(x, y, scaled)
         return out
+
+    def _factors(self) -> Tensor:
+        """(keep,) what the gate multiplies; the normalisation alpha is in the product already."""
+        return self.gate.coefficients() / self.gate.alpha[self.gate.indices()]
 
     def _weight(self, weight: Tensor | None) -> Tensor:
         own: Tensor | None = self.product.weight if self.product.internal_weights else weight
@@ -72,7 +76,7 @@ class GatedTensorProduct(nn.Module):
         Raises ConfigError in the random phase.
         """
         self.gate.check_frozen()
-        old, coefficients = self.product, self.gate.coefficients().detach()
+        old, coefficients = self.product, self._factors().detach()
         instructions = []
         for position, place in enumerate(self.gate.indices().tolist()):
             ins = old.instructions[place]
