@@ -35,6 +35,8 @@ def plot_report(report: dict[str, Any], path: str | Path) -> Path:
     load.set(title="share of the tokens", xlabel="expert", xticks=range(widest), yticks=places)
     load.set_yticklabels(names, fontsize=8)
     alike.barh(places, [layer["similarity"] for layer in layers.values()], color="#8c9db5")
+    for y, layer in enumerate(layers.values()):
+        alike.text(0.03, y, f"{layer['similarity']:.4f}", va="center", color="white")
     alike.set(title="likeness of the experts", xlabel="mean cosine of their weights", xlim=(0, 1))
     for axes in (load, alike):
         axes.spines[:].set_visible(False)
