@@ -45,7 +45,7 @@ def toy_model(norm: bool = True, dropout: float = 0.2, seed: int = 0) -> nn.Modu
 
 def recipe_of(name: str):
     """A recipe that does much in 40 steps."""
-    options: dict[str, Any] = {"every": 4} if name in ("gmp", "granet", "set", "rigl", "itop") else {}
+    options: dict[str, Any] = {"every": 4} if name in ("gmp", "granet", "set", "rigl", "itop", "g2gnet") else {}
     if name == "grasp":
         options["samples"] = 2
     if name == "synflow":

@@ -103,8 +103,8 @@ def sparsify_edges(
         ShapeError, DataError: as `prune_edges`.
 
     >>> sparsify_edges(torch.tensor([[0, 1, 1, 2, 1, 3], [1, 0, 2, 1, 3, 1]]), keep=0.4)
-    tensor([[0, 1],
-            [1, 0]])
+    tensor([[0, 1, 1, 2],
+            [1, 0, 2, 1]])
     """
     edge_index = graph if isinstance(graph, Tensor) else graph.edge_index
     if num_nodes is None and not isinstance(graph, Tensor):
