@@ -40,7 +40,7 @@ def upcycle(
     from gossamer.experts import upcycle as convert
 
     dense = _dense(model)
-    made = convert(dense, pattern, n_experts=number, router=TopK(k), init=init, last=last, seed=seed)  # type: ignore[arg-type]
+    made = convert(dense, pattern, n_experts=number, router=TopK(k), init=init, last=last, seed=seed)
     save(made, output)
     _show({"output": str(output), **_counts(made)}, as_json)
 

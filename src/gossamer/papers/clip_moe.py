@@ -26,7 +26,7 @@ def _rows(ctx: Context) -> list[Row]:
         shown = ", ".join(f"{arm} {row[arm]['fine seen']:.3f}/{row[arm]['fine unseen']:.3f}" for arm in ARMS)
         ctx.say(f"  seed {seed}, fine recall seen/unseen: {shown}")
         rows.append(row)
-    return rows
+    return rows  # type: ignore[return-value]
 
 
 def _summary(rows: list[Row], read: Read) -> tuple[dict[str, float], dict[str, float]]:

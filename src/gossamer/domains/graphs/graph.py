@@ -92,7 +92,7 @@ def planetoid(name: str) -> Graph:
         raise DataError(f"{path} is no planetoid graph: {error}; fetch it again") from error
     edge_index, _ = check_edges(torch.from_numpy(edges), nodes)
     x /= np.maximum(x.sum(1, keepdims=True), 1e-12)
-    return Graph(torch.from_numpy(x), torch.from_numpy(labels), edge_index, *masks, name=name)
+    return Graph(torch.from_numpy(x), torch.from_numpy(labels), edge_index, *masks, name=name)  # type: ignore[misc, arg-type]  # three masks
 
 
 def _mask(nodes: int, chosen: Any) -> Tensor:

@@ -23,7 +23,7 @@ class Structure:
 
     def matmul(self, values: Tensor, dense: Tensor) -> Tensor:
         """The matrix with these values (nnz,) times `dense` (shape[1], k); gradients flow to both."""
-        return _Product.apply(self, values, dense)  # type: ignore[no-any-return]
+        return _Product.apply(self, values, dense)
 
     def _apply(self, values: Tensor, dense: Tensor, transposed: bool = False) -> Tensor:
         order, crow, col = self._back if transposed else self._ahead

@@ -86,7 +86,7 @@ class _Round:
 
     def logits(self, x: Any) -> Tensor:
         weight = self.edge_gate.weight[self.pairs.of_entry] if self.learn else None
-        return functional_call(self.model, self.effective(), (x, self.edges), {"edge_weight": weight})  # type: ignore[no-any-return]
+        return functional_call(self.model, self.effective(), (x, self.edges), {"edge_weight": weight})
 
     def run(self, settings: Settings, edge_penalty: float, weight_penalty: float) -> Fit:
         """Train; gates and weights of the best validation epoch stay in place."""
@@ -140,5 +140,5 @@ def _gate(*shape: int, learn: bool) -> Gate:
     gate = Gate(*shape, learn=learn)
     if learn:
         with torch.no_grad():
-            gate.weight += 1e-5 * torch.rand(shape)
+            gate.weight += 1e-5 * torch.rand(shape)  # type: ignore[misc]
     return gate
