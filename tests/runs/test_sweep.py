@@ -79,7 +79,7 @@ def test_ctrl_c_lets_the_running_job_save(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([SOURCE, str(HERE)])}
     command = [sys.executable, str(script), str(tmp_path / "out")]
     with subprocess.Popen(command, env=environment, start_new_session=True) as child:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (tmp_path / "out" / "a" / "ready").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
