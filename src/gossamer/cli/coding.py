@@ -17,7 +17,7 @@ coding = typer.Typer(help="Probabilistic sparse coding of pictures.", no_args_is
 Kind = Annotated[str, typer.Option("--model", "-m", help="bsc, tsc, dsc, mca, mmca or gsc.")]
 Components = Annotated[int, typer.Option("--components", "-k", help="Columns of the dictionary.")]
 Side = Annotated[int, typer.Option(help="Side of the patches in pixels.")]
-Stride = Annotated[int, typer.Option(help="Pixels between patches; 1 is best and slowest.")]
+Stride = Annotated[int, typer.Option(help="Pixels between patches; 1 is the smoothest and slowest.")]
 Patches = Annotated[int, typer.Option(help="Patches to learn from.")]
 Steps = Annotated[int, typer.Option(help="EM steps.")]
 Candidates = Annotated[int | None, typer.Option(help="Candidates of a point (H').")]
@@ -95,7 +95,7 @@ def denoise(
     side: Side = 8,
     stride: Stride = 2,
     patches: Patches = 10_000,
-    steps: Steps = 40,
+    steps: Steps = 30,
     seed: Seed = 0,
     device: DeviceName = "auto",
     before: Before = None,
@@ -126,7 +126,7 @@ def inpaint(
     side: Side = 8,
     stride: Stride = 2,
     patches: Patches = 4_000,
-    steps: Steps = 40,
+    steps: Steps = 30,
     seed: Seed = 0,
     device: DeviceName = "auto",
     before: Before = None,

@@ -116,7 +116,8 @@ def _right(figure: Any, coder: SparseCoder, strength: Array) -> None:
 
 def plot_pictures(pictures: Mapping[str, Array], path: str | Path) -> Path:
     """Write a PNG of pictures (h, w[, 3]) in [0, 1] side by side, under their names; NaN is drawn red."""
-    figure = _figure(3.6 * len(pictures), 3.9)
+    height, width = next(iter(pictures.values())).shape[:2]
+    figure = _figure(3.6 * len(pictures), 3.6 * height / width + 0.3)
     panels = figure.subplots(1, len(pictures), squeeze=False)[0]
     for axes, (name, picture) in zip(panels, pictures.items(), strict=True):
         shown = np.repeat(picture[..., None], 3, 2) if picture.ndim == 2 else picture
