@@ -46,7 +46,6 @@ def test_a_table_of_cuts_and_a_page(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        (["--preset", "lama"], 2, "llama"),
         (["--keep", "half"], 2, "numbers in (0, 1]"),
         (["--context", "4096"], 3, "two sequences of 4096"),
     ],

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 def probe(
     model: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal language model.")],
     text: Annotated[Path, typer.Option("--text", "-t", help="Text file: the first half calibrates, the rest tests.")],
-    preset: Annotated[str, typer.Option(help="Module names: llama, gpt2 or bagel.")] = "llama",
     cuts: Annotated[str, typer.Option(help="Comma-separated: depth, depth: attention, depth: mlp, width, heads.")] = (
         "depth,width"
     ),
@@ -29,19 +28,19 @@ def probe(
 ) -> None:
     """Cut a model in many ways, without training, and measure what each cut costs. The model's files stay as they are.
 
+    Its layers must be named as Llama's, Mistral's and Qwen's are; for others see docs/probing.md.
+
     Example: gossamer probe ./my-llama --text corpus.txt --cuts depth,width --report probe.html
     """
-    from gossamer.errors import ConfigError, unknown
+    from gossamer.errors import ConfigError
     from gossamer.experts.probing import PRESETS, calibrate, sensitivity
 
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
     try:
         ratios = [float(part) for part in keep.split(",")]
     except ValueError:
         raise ConfigError(f"--keep takes numbers in (0, 1] with commas between, got {keep!r}") from None
     network, seen, tested = _load(model, text, context, sequences)
-    components = PRESETS[preset]
+    components = PRESETS["llama"]
     found = {c.name: calibrate(network, c, seen.split(1)) for c in components}
     table = sensitivity(
         network,

@@ -95,10 +95,11 @@ def _like_random(ctx: Context) -> Measured:
 
 
 def _static_below_random(ctx: Context) -> Measured:
-    gains = {}
+    gains, seeds = {}, ctx.seeds
     for setting, least in (("pixel noise", 8), ("label noise", 4)):
-        gains[setting] = _gain(_rows(ctx, ("random", "groups"), (), setting, least), "groups", "random")
-    return Measured({n: gain[0] for n, gain in gains.items()}, {n: gain[1] for n, gain in gains.items()}, None, 12)
+        rows = _rows(ctx, ("random", "groups"), (), setting, least)
+        gains[setting], seeds = _gain(rows, "groups", "random"), min(seeds, len(rows["groups"]))
+    return Measured({n: gain[0] for n, gain in gains.items()}, {n: gain[1] for n, gain in gains.items()}, None, seeds)
 
 
 def _structure(ctx: Context) -> Measured:

@@ -202,8 +202,8 @@ PAPER = Paper(
             "needs_gpu",
             "BAGEL-7B with 8 of 16 generation experts keeps its GenEval score.",
             "GenEval .86 to .89",
-            "Needs an 80 GB GPU and public checkpoints: `gossamer probe PATH --preset bagel`; here the same calls on a "
-            "small language model of random weights.",
+            "Needs an 80 GB GPU, public checkpoints and BAGEL's own loader, which is not part of gossamer (PRESETS has "
+            "the names of its modules). Here the same calls on a small language model of random weights.",
             _starts,
             60,
             1,

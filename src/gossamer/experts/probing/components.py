@@ -50,7 +50,6 @@ PRESETS: dict[str, tuple[Component, ...]] = {
     "gossamer": (  # models.language.Llama
         Component("all", r"blocks\.(\d+)\.norm1", r"blocks\.(\d+)\.attention\.out", r"blocks\.(\d+)\.mlp"),
     ),
-    "gpt2": (Component("all", r".*h\.(\d+)\.ln_1", r".*h\.(\d+)\.attn\.c_proj", r".*h\.(\d+)\.mlp"),),
     "bagel": (
         Component(
             "und",
