@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "core/cpu.hpp"
+#include "core/team.hpp"
 
 namespace nb = nanobind;
 
@@ -21,6 +22,7 @@ NB_MODULE(_native, module) {
   module.def("level", [] { return std::string(name(level())); });
   module.def("set_level", &set_level);
   module.def("features", [] { return features(); });
+  module.def("pool", [] { return torch_team() ? "torch" : "own"; });
   module.def("levels", [] {
     std::vector<std::string> names;
     for (Level candidate : available()) names.emplace_back(name(candidate));

@@ -1,5 +1,7 @@
 #include "pool.hpp"
 
+#include "team.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <mutex>
@@ -55,12 +57,22 @@ struct Job {
 
 thread_local bool inside_loop = false;
 
+void help(Job& job) {
+  inside_loop = true;
+  job.work();
+  inside_loop = false;
+}
+
 class Pool {
  public:
   // False when another caller holds the pool.
   bool run(Job& job, int helpers) {
     std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
     if (!lock) return false;
+    if (const Team team = torch_team()) {
+      team([](void* work) { help(*static_cast<Job*>(work)); }, &job, static_cast<unsigned>(helpers + 1), 0);
+      return true;
+    }
     grow(helpers);
     job_ = &job;
     pending_.store(static_cast<uint32_t>(helpers), std::memory_order_relaxed);
@@ -68,9 +80,7 @@ class Pool {
       workers_[i]->tickets.fetch_add(1, std::memory_order_release);
       workers_[i]->tickets.notify_one();
     }
-    inside_loop = true;
-    job.work();
-    inside_loop = false;
+    help(job);
     for (uint32_t left; (left = pending_.load(std::memory_order_acquire)) != 0;) await_change(pending_, left);
     return true;
   }
@@ -88,10 +98,9 @@ class Pool {
   }
 
   void serve(Worker& me) {
-    inside_loop = true;
     for (uint32_t seen = 0;;) {
       seen = await_change(me.tickets, seen);
-      job_->work();
+      help(*job_);
       if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
     }
   }

@@ -1,5 +1,7 @@
-// A small thread pool. Chunk boundaries depend on (count, grain) alone, never on the number of threads, so a
-// kernel that writes each chunk's result in its own place gives the same bits for any thread count.
+// Loops over several threads: those of torch's OpenMP where torch is in the process, as they spin after each of torch's
+// own loops and would fight others for the cores; else a small pool of our own. Chunk boundaries depend on (count,
+// grain) alone, never on the number of threads, so a kernel that writes each chunk's result in its own place gives the
+// same bits for any thread count.
 #pragma once
 #include <cstdint>
 #include <memory>

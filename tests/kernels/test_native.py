@@ -15,7 +15,7 @@ from gossamer.kernels import bitmap, native
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {key: value for key, value in os.environ.items() if key != "GOSSAMER_CPU"}
+    inherited = {key: value for key, value in os.environ.items() if key not in ("GOSSAMER_CPU", "GOSSAMER_POOL")}
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=inherited | environment, check=False
     )
@@ -130,15 +130,41 @@ from gossamer.kernels import bitmap, native
 native.set_threads(3)
 mask = torch.rand(400, 1000) > 0.5
 bits = bitmap.pack(mask)
+expected = bits.numpy().tobytes()
 child = os.fork()
-if child == 0:
-    os._exit(0 if torch.equal(bitmap.pack(mask), bits) else 1)
+if child == 0:  # torch's own loops may hang in a child
+    os._exit(0 if bitmap.pack(mask).numpy().tobytes() == expected else 1)
 assert os.waitpid(child, 0)[1] == 0
 assert torch.equal(bitmap.pack(mask), bits)
 """
 
 
+@pytest.mark.parametrize("pool", ["", "own"])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_the_pool_survives_a_fork():
-    out = run(FORK)
+def test_the_pool_survives_a_fork(pool):
+    out = run(FORK, GOSSAMER_POOL=pool)
     assert out.returncode == 0, out.stderr
+
+
+THREADS = """
+import os, torch
+from gossamer.kernels import bitmap, native
+def threads(): return len(os.listdir("/proc/self/task"))
+torch.set_num_threads(3)
+torch.rand(3_000_000).exp()
+before = threads()
+mask = torch.rand(400, 1000) > 0.5
+bits = bitmap.pack(mask)
+print(native.info()["pool"], threads() - before, torch.equal(bitmap.unpack(bits, mask.shape), mask))
+"""
+
+
+@pytest.mark.parametrize(("pool", "said"), [("", "torch 0 True"), ("own", "own 2 True")])
+@pytest.mark.skipif(native.level() == "none" or not os.path.exists("/proc/self/task"), reason="counts threads")
+def test_torch_lends_its_threads(pool, said):
+    out = run(THREADS, GOSSAMER_POOL=pool)
+    assert out.stdout.strip() == said, out.stderr
+
+
+def test_a_wrong_pool_in_the_environment_is_named():
+    assert "unknown GOSSAMER_POOL 'mine'" in run("import gossamer.kernels", GOSSAMER_POOL="mine").stderr
