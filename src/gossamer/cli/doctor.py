@@ -56,7 +56,12 @@ def examine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: _version(name) for name in CORE},
         "native": native.info(),
-        "threads": {"cores": os.cpu_count(), "torch": torch.get_num_threads(), "gossamer": native.threads()},
+        "threads": {
+            "cores": os.cpu_count(),
+            "torch": torch.get_num_threads(),
+            "gossamer": native.threads(),
+            "of": kernels.pool() if (kernels := native.extension()) else "torch",
+        },
         "gpu": gpus,
         "extras": extras(),
         "data": {str(root): sorted(p.name for p in root.iterdir() if p.is_dir()) for root in roots() if root.is_dir()},

@@ -1,7 +1,7 @@
 """The compiled kernels, or None: the only module that imports the extension.
 
 The environment variable `GOSSAMER_CPU` forces a level (`portable`, `neon`, `avx2`, `avx512`), or `none` for
-the plain-torch references. Kernels run on the threads of torch's OpenMP; `GOSSAMER_POOL=own` gives them their own.
+the plain-torch references.
 """
 
 from __future__ import annotations
@@ -103,19 +103,16 @@ def set_threads(count: int | None) -> None:
 
 
 def info() -> dict[str, Any]:
-    """What runs here: level, levels, features of the processor, threads and whose they are, versions."""
+    """What runs here: level, levels, features of the processor, threads, versions."""
     return {
         "level": level(),
         "levels": list(levels()),
         "features": list(_extension.features()) if _extension else [],
         "threads": threads(),
-        "pool": _extension.pool() if _extension else _OFF,
         "version": gossamer.__version__,
         "torch": torch.__version__,
     }
 
 
-if os.environ.get("GOSSAMER_POOL") not in (None, "", "own"):
-    raise unknown("GOSSAMER_POOL", os.environ["GOSSAMER_POOL"], ("own",))
 if "GOSSAMER_CPU" in os.environ:
     use(os.environ["GOSSAMER_CPU"])
