@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LEARN = ("W", "prior", "sigma")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)  # scikit-learn compares and prints estimators itself
 class SparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A probabilistic sparse coding model learned by truncated EM.
 
@@ -62,38 +64,20 @@ class SparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     _positive = False
     _hottest = 2.0  # temperature of the first step
 
-    def __init__(
-        self,
-        n_components: int = 8,
-        *,
-        n_candidates: int | None = None,
-        max_active: int | None = None,
-        steps: int = 100,
-        anneal: Anneal | Mapping[str, Any] | None = None,
-        restarts: int = 1,
-        learn: Sequence[str] = LEARN,
-        init: Mapping[str, Any] | None = None,
-        tol: float = 0.0,
-        missing: bool = False,
-        random_state: Any = None,
-        device: str = "cpu",
-        dtype: str = "float64",
-        distributed: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.n_candidates = n_candidates
-        self.max_active = max_active
-        self.steps = steps
-        self.anneal = anneal
-        self.restarts = restarts
-        self.learn = learn
-        self.init = init
-        self.tol = tol
-        self.missing = missing
-        self.random_state = random_state
-        self.device = device
-        self.dtype = dtype
-        self.distributed = distributed
+    n_components: int = field(default=8, kw_only=False)
+    n_candidates: int | None = None
+    max_active: int | None = None
+    steps: int = 100
+    anneal: Anneal | Mapping[str, Any] | None = None
+    restarts: int = 1
+    learn: Sequence[str] = LEARN
+    init: Mapping[str, Any] | None = None
+    tol: float = 0.0
+    missing: bool = False
+    random_state: Any = None
+    device: str = "cpu"
+    dtype: str = "float64"
+    distributed: bool = False
 
     @abstractmethod
     def _make(self, space: StateSpace, learn: frozenset[str]) -> Model:

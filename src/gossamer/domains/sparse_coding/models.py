@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...errors import ConfigError, unknown
-from .anneal import Anneal
 from .checks import check_states
 from .discrete import DiscreteLinear
-from .estimator import LEARN, SparseCoder
+from .estimator import SparseCoder
 from .maximum import MaximalCauses as MaximalCausesModel
 from .model import Model, Params
 from .spike_slab import SpikeSlab
@@ -56,6 +56,7 @@ class TernarySparseCoding(_Discrete):
         return DiscreteLinear(space, tied=True, learn=learn)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DiscreteSparseCoding(_Discrete):
     """y = W s + noise, s_h in any finite set of values with 0, whose probabilities are learned (DSC).
 
@@ -69,44 +70,8 @@ class DiscreteSparseCoding(_Discrete):
 
     _candidates, _active = 7, 4
 
-    def __init__(
-        self,
-        n_components: int = 8,
-        *,
-        states: Sequence[float] = (-1.0, 0.0, 1.0),
-        penalty: float = 0.0,
-        n_candidates: int | None = None,
-        max_active: int | None = None,
-        steps: int = 100,
-        anneal: Anneal | Mapping[str, Any] | None = None,
-        restarts: int = 1,
-        learn: Sequence[str] = LEARN,
-        init: Mapping[str, Any] | None = None,
-        tol: float = 0.0,
-        missing: bool = False,
-        random_state: Any = None,
-        device: str = "cpu",
-        dtype: str = "float64",
-        distributed: bool = False,
-    ) -> None:
-        super().__init__(
-            n_components,
-            n_candidates=n_candidates,
-            max_active=max_active,
-            steps=steps,
-            anneal=anneal,
-            restarts=restarts,
-            learn=learn,
-            init=init,
-            tol=tol,
-            missing=missing,
-            random_state=random_state,
-            device=device,
-            dtype=dtype,
-            distributed=distributed,
-        )
-        self.states = states
-        self.penalty = penalty
+    states: Sequence[float] = (-1.0, 0.0, 1.0)
+    penalty: float = 0.0
 
     def _values(self) -> tuple[float, ...]:
         return check_states(self.states)
@@ -146,6 +111,7 @@ class MaxMagnitudeCauses(MaximalCauses):
     _positive = False
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SpikeSlabSparseCoding(SparseCoder):
     """y = W (s * z) + noise, s_h ~ Bernoulli(pi_h), z_h ~ N(mu_h, psi_h): present or not, and how strongly (GSC).
 
@@ -159,42 +125,7 @@ class SpikeSlabSparseCoding(SparseCoder):
     _candidates, _active = 6, 4
     _hottest = 4.0
 
-    def __init__(
-        self,
-        n_components: int = 8,
-        *,
-        noise: str = "scalar",
-        n_candidates: int | None = None,
-        max_active: int | None = None,
-        steps: int = 100,
-        anneal: Anneal | Mapping[str, Any] | None = None,
-        restarts: int = 1,
-        learn: Sequence[str] = LEARN,
-        init: Mapping[str, Any] | None = None,
-        tol: float = 0.0,
-        missing: bool = False,
-        random_state: Any = None,
-        device: str = "cpu",
-        dtype: str = "float64",
-        distributed: bool = False,
-    ) -> None:
-        super().__init__(
-            n_components,
-            n_candidates=n_candidates,
-            max_active=max_active,
-            steps=steps,
-            anneal=anneal,
-            restarts=restarts,
-            learn=learn,
-            init=init,
-            tol=tol,
-            missing=missing,
-            random_state=random_state,
-            device=device,
-            dtype=dtype,
-            distributed=distributed,
-        )
-        self.noise = noise
+    noise: str = "scalar"
 
     def _make(self, space: StateSpace, learn: frozenset[str]) -> Model:
         if self.noise not in NOISES:
