@@ -14,7 +14,7 @@ import torch
 
 from gossamer.claims.cells import cell
 from gossamer.claims.testbeds import one_thread
-from gossamer.domains.graphs import Fit, Graph, Settings, backbone, block_model, fit, planetoid, teddy, ugs
+from gossamer.domains.graphs import Fit, Graph, Settings, backbone, block_model, fit, planetoid, teddy, ugs, wd_glt
 from gossamer.domains.graphs.training import Make
 
 EDGES, WEIGHTS, DISTILL, ROUNDS = 0.64, 0.88, 10.0, 20
@@ -39,13 +39,16 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+ITERATIVE = {"ugs": ugs, "wd-glt": wd_glt}
+
+
 def graph_of(data: str, seed: int) -> Graph:
     """A block model of that seed, or the planetoid graph of that name."""
     return block_model(600, 4, words=300, seed=seed) if data == "blocks" else planetoid(data)
 
 
 def train(data: str, arm: str, seed: int, *, net: str = "gcn", mutant: str | None = None) -> dict[str, Any]:
-    """One arm ("dense", "ugs" or one of `ARMS`), cached: accuracies in points, exact counts, seconds."""
+    """One arm ("dense", one of `ITERATIVE` or one of `ARMS`), cached: accuracies in points, exact counts, seconds."""
     settings = {"data": data, "arm": arm, "seed": seed, "net": net, "mutant": mutant}
 
     def compute() -> dict[str, Any]:
@@ -70,8 +73,8 @@ def _dense(data: str, seed: int, net: str) -> tuple[Graph, Fit]:
 def _train(data: str, arm: str, seed: int, net: str, mutant: str | None) -> dict[str, Any]:
     graph, dense = _dense(data, seed, net)
     make, settings = _protocol(data, graph, net)
-    if arm == "ugs":
-        found = ugs(make, graph, ROUNDS, settings=settings, seed=seed)
+    if arm in ITERATIVE:
+        found = ITERATIVE[arm](make, graph, ROUNDS, settings=settings, seed=seed)
         return _row(graph, found.sparse, found.edge_mask, found.trainings)
     if arm == "dense":
         return _row(graph, dense, torch.ones(graph.edge_index.shape[1], dtype=torch.bool), 1)

@@ -64,30 +64,31 @@ def sparsify(
 
 @graphs.command()
 def ticket(
-    graph: Annotated[str, typer.Argument(help="cora, citeseer, karate or blocks (generated).")] = "blocks",
-    network: Annotated[str, typer.Option(help="gcn, gin or gat.")] = "gcn",
+    graph: Annotated[str, typer.Argument(help="cora, citeseer, arxiv, karate or blocks (generated).")] = "blocks",
+    network: Annotated[str, typer.Option(help="gcn, gin, sage or gat.")] = "gcn",
     edges: Annotated[float, typer.Option(help="Share of edges that is cut, in [0, 1).")] = 0.64,
     weights: Annotated[float, typer.Option(help="Share of weights that is zero, in [0, 1).")] = 0.88,
     distill: Annotated[float, typer.Option(help="Weight of the distillation from the dense network.")] = 10.0,
     hidden: Annotated[int, typer.Option(min=1, help="Width; the authors take 512.")] = 32,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs; the authors take 200.")] = 100,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 3,
-    data: Annotated[Path | None, typer.Option(help="Folder that holds planetoid/.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    data: Annotated[Path | None, typer.Option(help="Folder that holds planetoid/ or ogbn_arxiv/.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train dense, then sparse with TEDDY's edges and with random ones, over several seeds.
 
-    Example: gossamer graphs ticket cora --hidden 512 --epochs 200
+    Example: gossamer graphs ticket cora --hidden 512 --epochs 200 --seeds 4
     """
     from gossamer.cli.options import use_data
     from gossamer.domains.graphs import Settings, backbone, fit, teddy
-    from gossamer.domains.graphs.graph import load
+    from gossamer.domains.graphs.named import load
     from gossamer.maths.statistics import mean_sd
 
     use_data(data)
     found: dict[str, list[float]] = {"dense": [], "teddy": [], "random edges": [], "without distillation": []}
     for seed in range(seeds):
-        given = load(graph, seed)
+        given = load(graph, seed).to(device)
 
         def make(given: Any = given) -> Any:
             return backbone(network, given.num_features, given.num_classes, hidden=hidden)

@@ -17,13 +17,16 @@ from gossamer.domains.graphs import (
     Settings,
     backbone,
     block_model,
+    class_distances,
     fit,
     karate,
     planetoid,
+    sinkhorn_distance,
     teddy,
     ugs,
+    wd_glt,
 )
-from gossamer.domains.graphs.networks import Edges, GATLayer, GCNLayer, GINLayer
+from gossamer.domains.graphs.networks import Edges, GATLayer, GCNLayer, GINLayer, SAGELayer
 from gossamer.domains.graphs.product import SparseFeatures, Structure
 from gossamer.errors import ConfigError, DataError, NumericsError, ShapeError
 from gossamer.metrics.classification import accuracy
@@ -67,7 +70,7 @@ def test_gcn_layer_is_the_dense_formula(blocks):
     assert torch.allclose(out, root @ A @ root @ blocks.x @ layer.weight, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["gcn", "weighted gcn", "gin", "gat"])
+@pytest.mark.parametrize("kind", ["gcn", "weighted gcn", "gin", "gat", "sage"])
 def test_layers_agree_with_torch_geometric(blocks, kind):
     nn = pytest.importorskip("torch_geometric.nn", reason="the other implementation")
     x, edges, weight = blocks.x, blocks.edge_index, None
@@ -77,6 +80,9 @@ def test_layers_agree_with_torch_geometric(blocks, kind):
         theirs.nn.weight.data = ours.weight.data.T
         ours.eps.data.fill_(0.3)
         theirs.eps.data.fill_(0.3)
+    elif kind == "sage":
+        ours, theirs = SAGELayer(60, 6), nn.SAGEConv(60, 6, bias=False)
+        theirs.lin_l.weight.data, theirs.lin_r.weight.data = ours.weight.data.T, ours.own.data.T
     elif kind == "gat":
         ours = GATLayer(60, 3, heads=2).eval()
         theirs = nn.GATConv(60, 3, heads=2, bias=False).eval()
@@ -198,6 +204,39 @@ def test_ugs_keeps_what_its_rounds_leave(blocks):
         assert not parameter[~found.weight_masks[name]].any()
 
 
+def test_wd_glt_keeps_what_its_rounds_leave(blocks):
+    found = wd_glt(gcn_of(blocks), blocks, 3, settings=Settings(epochs=3), seed=0)
+    edges = blocks.edge_index.shape[1] // 2
+    assert int(found.edge_mask.sum()) / 2 == pytest.approx(0.95**3 * edges, abs=2)
+    assert found.trainings == 6
+    plain = ugs(gcn_of(blocks), blocks, 3, edge_penalty=0, weight_penalty=0, settings=Settings(epochs=3), seed=0)
+    same = wd_glt(gcn_of(blocks), blocks, 3, separation=0, settings=Settings(epochs=3), seed=0)
+    assert torch.equal(plain.edge_mask, same.edge_mask)  # without its distance, and before a mask meets its bounds
+    strong = wd_glt(gcn_of(blocks), blocks, 3, separation=1e3, settings=Settings(epochs=3), seed=0)
+    assert not torch.equal(plain.edge_mask, strong.edge_mask)
+
+
+def test_the_distance_of_clouds_is_that_of_pot():
+    ot = pytest.importorskip("ot", reason="the other implementation")
+    x, y = torch.rand(2, 30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x, y = x[:20], y + 0.3
+    cost = (x[:, None] - y[None]).square().sum(2)
+    plan = ot.sinkhorn(x.new_full((20,), 1 / 20), x.new_full((30,), 1 / 30), cost, 0.3)
+    found = sinkhorn_distance(x, y, epsilon=0.3, steps=500)
+    assert float(found) == pytest.approx(float((plan * cost).sum()), rel=1e-6)
+    points = torch.zeros(3, 2), torch.tensor([[3.0, 4.0]]).expand(5, 2)
+    assert float(sinkhorn_distance(*points)) == pytest.approx(25)
+
+
+def test_classes_that_fall_together_have_no_distance():
+    assert float(class_distances(torch.tensor([[0.9, 0.1], [0.8, 0.2]]))) == 0
+    apart = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    distance = class_distances(apart)
+    assert distance.item() == pytest.approx(4)  # twice the squared distance of two corners
+    distance.backward()
+    assert apart.grad[0, 0] > 0 > apart.grad[2, 0]  # further apart is further
+
+
 def test_networks_of_torch_geometric_serve(blocks):
     nn = pytest.importorskip("torch_geometric.nn", reason="other networks")
     data = pytest.importorskip("torch_geometric.data", reason="its graphs").Data(
@@ -245,6 +284,12 @@ def test_graphs_that_cannot_be_trained_on(blocks):
         fit(gcn_of(blocks), Graph(**parts | {"x": blocks.x * float("nan")}), settings=FEW)
     with pytest.raises(DataError, match="node 149"):
         fit(gcn_of(blocks), Graph(**parts | {"x": blocks.x[:100]}), settings=FEW)
+
+
+def test_a_device_that_is_not_there(blocks):
+    assert torch.equal(blocks.to("cpu").x, blocks.x)
+    with pytest.raises(ConfigError, match="cannot use the device 'cudda'"):
+        blocks.to("cudda")
 
 
 def test_karate():

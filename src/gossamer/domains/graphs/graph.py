@@ -6,7 +6,7 @@ The fields are named as in PyTorch Geometric's `Data`, which may stand in a `Gra
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,15 @@ class Graph:
     val_mask: Tensor
     test_mask: Tensor
     name: str = "graph"
+
+    def to(self, device: str) -> Graph:
+        """The graph on "cpu", "cuda", or the better of both ("auto"). Raises ConfigError for one that is not there."""
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        try:
+            return Graph(**{n: part.to(name) if isinstance(part, Tensor) else part for n, part in parts.items()})
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"cannot use the device {device!r}: {error}") from error
 
     @property
     def num_nodes(self) -> int:
@@ -110,17 +119,6 @@ def karate() -> Graph:
     y = torch.tensor([int(club.nodes[node]["club"] == "Officer") for node in club])
     masks = _mask(34, [0, 33]), _mask(34, range(1, 17)), _mask(34, range(17, 33))
     return Graph(torch.eye(34), y, edges, *masks, name="karate")
-
-
-def load(name: str, seed: int = 0) -> Graph:
-    """`planetoid(name)`, `karate()`, or for "blocks" `block_model(seed=seed)`. Raises ConfigError for another name."""
-    if name in PLANETOID:
-        return planetoid(name)
-    if name == "karate":
-        return karate()
-    if name == "blocks":
-        return block_model(seed=seed)
-    raise unknown("graph", name, (*PLANETOID, "karate", "blocks"))
 
 
 def block_model(

@@ -1,4 +1,4 @@
-"""GCN, GIN and GAT in plain torch: messages are products with the sparse adjacency, so that cut edges save time.
+"""GCN, GIN, GraphSAGE, GAT in plain torch: messages are products with the sparse adjacency; cut edges save time.
 
 Networks take (x, edge_index, edge_weight=None), as those of PyTorch Geometric do, which may stand in their place.
 Layers are checked against PyTorch Geometric's.
@@ -91,6 +91,21 @@ class GINLayer(nn.Module):
         return (1 + self.eps) * h + edges.structure.matmul(weight, h)
 
 
+class SAGELayer(nn.Module):
+    """X W_own + mean of the neighbours' X W, without bias (Hamilton et al. 2017). Edge weights weigh the mean."""
+
+    loops = False
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight, self.own = _glorot(inputs, outputs), _glorot(inputs, outputs)
+
+    def forward(self, x: Features, edges: Edges, weight: Tensor) -> Tensor:
+        """As `GCNLayer`; a node without edges has its own part alone."""
+        share = weight / edges.to_target(weight).clamp(min=1e-12)[edges.target]
+        return x @ self.own + edges.structure.matmul(share, x @ self.weight)
+
+
 class GATLayer(nn.Module):
     """Attention over neighbours and self (Velickovic et al. 2018). Heads are concatenated.
 
@@ -168,13 +183,18 @@ def gin(inputs: int, classes: int, hidden: int = 512, dropout: float = 0.5) -> N
     return _GIN(inputs, hidden, classes, dropout)
 
 
+def sage(inputs: int, classes: int, hidden: int = 512, dropout: float = 0.5) -> Network:
+    """Two GraphSAGE layers with the mean of the neighbours."""
+    return Network(SAGELayer(inputs, hidden), SAGELayer(hidden, classes), torch.relu, dropout)
+
+
 def gat(inputs: int, classes: int, hidden: int = 512, dropout: float = 0.6, heads: int = 8) -> Network:
     """Two GAT layers, `heads` heads of hidden / heads columns, then one; the defaults are TEDDY's."""
     first = GATLayer(inputs, hidden // heads, heads, dropout)
     return Network(first, GATLayer(hidden // heads * heads, classes, 1, dropout), F.elu, dropout)
 
 
-BACKBONES: dict[str, Callable[..., Network]] = {"gcn": gcn, "gin": gin, "gat": gat}
+BACKBONES: dict[str, Callable[..., Network]] = {"gcn": gcn, "gin": gin, "gat": gat, "sage": sage}
 
 
 def backbone(name: str, inputs: int, classes: int, **options: Any) -> Network:

@@ -72,7 +72,7 @@ def fit(
 
     Args:
         make: builds the network, called (x, edge_index) -> logits (nodes, classes); of this room or of
-            PyTorch Geometric.
+            PyTorch Geometric. It goes to the device that the graph is on. It goes to the graph's device.
         graph: `Graph` or PyTorch Geometric `Data`. edge_index: edges to use in place of the graph's own.
         teacher: logits (nodes, classes) of a trained network; needed where distill > 0.
         weight_ratio: share of all parameters that is zero, in [0, 1).
@@ -86,7 +86,7 @@ def fit(
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = make()
+        model = make().to(graph.x.device)
         projection = parameters_of(model, weight_ratio)
         best = _descend(model, graph, edge_index, settings, teacher if distill else None, distill, projection)
     epoch, val, logits, state = best

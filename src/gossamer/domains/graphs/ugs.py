@@ -1,7 +1,9 @@
-"""UGS, the iterative lottery ticket of graphs: learned masks on edges and weights, rewinding, many trainings."""
+"""Iterative lottery tickets of graphs: learned masks on edges and weights, rewinding, many trainings (UGS, WD-GLT)."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +16,12 @@ from ...metrics.classification import accuracy
 from ...sparsify.gates import Gate
 from .edges import Pairs, pair_up
 from .prune import check_ratio
+from .separation import class_distances
 from .ticket import Ticket
 from .training import Fit, Make, Settings, check_loss, inputs_for
 
 Weights = dict[str, Tensor]
+Penalty = Callable[["_Round", Tensor], Tensor]  # of a round with learned masks and its logits
 
 
 def ugs(
@@ -43,69 +47,125 @@ def ugs(
         edge_penalty, weight_penalty: of the L1 norm of the masks.
     Source: Chen et al. 2021 (UGS).
     """
-    check_ratio("edge_step", edge_step)
-    check_ratio("weight_step", weight_step)
+
+    def norms(learned: _Round, logits: Tensor) -> Tensor:
+        weights = sum(gate.weight.abs().sum() for gate in learned.weight_gates.values())
+        return edge_penalty * learned.edge_weights().abs().sum() + weight_penalty * weights
+
+    return _iterate(make, graph, rounds, (edge_step, weight_step), norms, settings, seed)
+
+
+def wd_glt(
+    make: Make,
+    graph: Any,
+    rounds: int = 20,
+    *,
+    edge_step: float = 0.05,
+    weight_step: float = 0.1,
+    separation: float = 0.1,
+    settings: Settings = Settings(),
+    seed: int = 0,
+) -> Ticket:
+    """`ugs` whose masks are learned by driving apart the outputs of the classes, without an L1 norm.
+
+    The transport distance between the outputs of each predicted class and all others enters the loss, unlabelled nodes
+    included; masks of edges stay in [0, 1].
+
+    Args:
+        separation: weight of the distances. Other arguments as in `ugs`.
+    Source: Hui et al. 2023 (WD-GLT), as far as TEDDY's comparison uses it.
+    """
+
+    def apart(learned: _Round, logits: Tensor) -> Tensor:
+        return -separation * class_distances(logits.softmax(1))
+
+    return _iterate(make, graph, rounds, (edge_step, weight_step), apart, settings, seed, bounded=True)
+
+
+def _iterate(
+    make: Make,
+    graph: Any,
+    rounds: int,
+    step: tuple[float, float],
+    penalty: Penalty,
+    settings: Settings,
+    seed: int,
+    bounded: bool = False,
+) -> Ticket:
+    check_ratio("edge_step", step[0])
+    check_ratio("weight_step", step[1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = make()
+        model = make().to(graph.x.device)
         initial = {name: value.detach().clone() for name, value in model.named_parameters()}
         masks = {name: torch.ones_like(value, dtype=torch.bool) for name, value in initial.items()}
-        alive = torch.ones(graph.edge_index.shape[1], dtype=torch.bool)
+        alive = torch.ones(graph.edge_index.shape[1], dtype=torch.bool, device=graph.edge_index.device)
         seconds = 0.0
         for _ in range(rounds):
-            learned = _Round(model, graph, initial, masks, alive)
-            seconds += learned.run(settings, edge_penalty, weight_penalty).seconds
-            alive, masks = learned.cut(edge_step, weight_step)
-            fixed = _Round(model, graph, initial, masks, alive, learn=False)
-            found = fixed.run(settings, 0.0, 0.0)
+            learned = _Round(model, graph, initial, masks, alive, penalty, bounded)
+            seconds += learned.run(settings).seconds
+            alive, masks = learned.cut(*step)
+            found = _Round(model, graph, initial, masks, alive).run(settings)
             seconds += found.seconds
     sparse = Fit(found.model, found.logits, found.val, found.test, found.epoch, seconds)
     return Ticket(sparse.model, graph.edge_index[:, alive], alive, masks, None, sparse, 2 * rounds)
 
 
 class _Round:
-    """One training from the first weights under masks that are learned or fixed."""
+    """One training from the first weights, under masks that are learned (with a penalty) or fixed (without)."""
 
     def __init__(
-        self, model: nn.Module, graph: Any, initial: Weights, masks: Weights, alive: Tensor, learn: bool = True
+        self,
+        model: nn.Module,
+        graph: Any,
+        initial: Weights,
+        masks: Weights,
+        alive: Tensor,
+        penalty: Penalty | None = None,
+        bounded: bool = False,
     ) -> None:
-        self.model, self.graph, self.masks, self.alive, self.learn = model, graph, masks, alive, learn
+        self.model, self.graph, self.masks, self.alive = model, graph, masks, alive
+        self.penalty, self.bounded, learn = penalty, bounded, penalty is not None
         self.edges = graph.edge_index[:, alive]
         self.pairs: Pairs = pair_up(self.edges, graph.num_nodes)
         self.weights = {name: value.clone().requires_grad_() for name, value in initial.items()}
-        self.edge_gate = _gate(self.pairs.count, learn=learn)
-        self.weight_gates = {name: _gate(*value.shape, learn=learn) for name, value in initial.items()}
+        self.edge_gate = _gate(self.pairs.count, learn=learn).to(alive.device)
+        self.weight_gates = {n: _gate(*value.shape, learn=learn).to(alive.device) for n, value in initial.items()}
 
     def parameters(self) -> list[Tensor]:
-        gates = [self.edge_gate, *self.weight_gates.values()] if self.learn else []
+        gates = [self.edge_gate, *self.weight_gates.values()] if self.penalty else []
         return [*self.weights.values(), *(gate.weight for gate in gates)]
 
     def effective(self) -> Weights:
         """mask * gate * weight, by name."""
         return {n: self.weight_gates[n](w) * self.masks[n] for n, w in self.weights.items()}
 
+    def edge_weights(self) -> Tensor:
+        """The gate of each entry of the edges."""
+        return self.edge_gate.weight[self.pairs.of_entry]
+
     def logits(self, x: Any) -> Tensor:
-        weight = self.edge_gate.weight[self.pairs.of_entry] if self.learn else None
+        weight = self.edge_weights() if self.penalty else None
         return functional_call(self.model, self.effective(), (x, self.edges), {"edge_weight": weight})
 
-    def run(self, settings: Settings, edge_penalty: float, weight_penalty: float) -> Fit:
+    def run(self, settings: Settings) -> Fit:
         """Train; gates and weights of the best validation epoch stay in place."""
-        import time
-
         started, graph = time.perf_counter(), self.graph
         x = inputs_for(self.model, graph)
         optimizer = torch.optim.Adam(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         best = (-1, -1.0, torch.empty(0), [p.detach().clone() for p in self.parameters()])
         for epoch in range(settings.epochs):
             self.model.train()
-            loss = F.cross_entropy(self.logits(x)[graph.train_mask], graph.y[graph.train_mask])
-            if self.learn:
-                loss = loss + edge_penalty * self.edge_gate.weight[self.pairs.of_entry].abs().sum()
-                loss = loss + weight_penalty * sum(gate.weight.abs().sum() for gate in self.weight_gates.values())
+            logits = self.logits(x)
+            loss = F.cross_entropy(logits[graph.train_mask], graph.y[graph.train_mask])
+            if self.penalty:
+                loss = loss + self.penalty(self, logits)
             check_loss(loss, epoch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if self.bounded:
+                self.edge_gate.weight.data.clamp_(0, 1)
             self.model.eval()
             with torch.no_grad():
                 logits = self.logits(x)
