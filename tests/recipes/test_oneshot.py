@@ -495,6 +495,14 @@ def test_bad_calls():
         prune_(net, 0.5, score="wanda", calibration=["a"])
     with pytest.raises(DataError, match=r"no calibration sample reaches 0\.weight"):
         prune_(net, 0.5, score="wanda", calibration=[torch.zeros(0, 16)])
+    with pytest.raises(ConfigError, match="not a int"):
+        prune_(net, 0.5, score="wanda", calibration=5)
+    with pytest.raises(ConfigError, match="at least one sample, got samples=0"):
+        prune_(net, 0.5, score="wanda", calibration=[correlated()], samples=0)
+    with pytest.raises(DataError, match=r"Sequential cannot be run on calibration batch 0: .*shapes"):
+        prune_(net, 0.5, score="wanda", calibration=[torch.randn(4, 7)])
+    with pytest.raises(ConfigError, match="is a file"):
+        prune_(net, 0.5, progress=__file__)
     with pytest.raises(MaskError, match="emptied"):
         prune_(nn.Linear(2, 2), 0.99)
     net[0].weight.data[0, 0] = float("nan")

@@ -177,6 +177,12 @@ def test_bad_input():
         recipes.iss_p(0.9, 1.2)
     with pytest.raises(ConfigError, match="alpha"):
         rescaled(1.2, 10, 10)
+    for steps in (0.0, -3.0):
+        with pytest.raises(ConfigError, match="half_life is a positive number"):
+            recipes.iss_p(half_life=steps)
+    for limit in (-1.0, 0.0, math.inf):
+        with pytest.raises(ConfigError, match="largest penalty of ISS-R"):
+            recipes.iss_r(limit=limit)
     for sparsity in (1.0, -0.1):
         with pytest.raises(ConfigError, match="sparsity must lie in"):
             recipes.iss_h(sparsity)

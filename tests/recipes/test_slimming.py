@@ -184,6 +184,8 @@ def test_bad_procedures():
         parts(lam=-1.0)
     with pytest.raises(ConfigError, match="must not be negative"):
         slimming(-1.0)
+    with pytest.raises(ConfigError, match="infinite"):
+        parts(lam=float("inf"))
     with pytest.raises(MaskError, match="all 8 channels of 0"):
         slim(parts(masks={"0": torch.zeros(8, dtype=torch.bool)}))
     with pytest.raises(ShapeError, match="0 needs a bool mask"):

@@ -189,7 +189,7 @@ class Plan:
 
 
 def make_plan(model: nn.Module, layers: list[Layer], batch: Batch, forward: Forward) -> Plan:
-    """Run the model once on `batch` and look."""
+    """Run the model once on `batch` and look. Raises DataError where it does not take the batch."""
     lists = _lists(model, layers)
     children = {name: model.get_submodule(name) for names in lists.values() for name in names}
     calls: dict[str, list[_Call]] = {}
@@ -200,13 +200,23 @@ def make_plan(model: nn.Module, layers: list[Layer], batch: Batch, forward: Forw
 
     watches = (layer.module.register_forward_pre_hook(watch(i)) for i, layer in enumerate(layers))
     with _hooks(watches), _recorded(children, calls):
-        forward(model, batch)
+        _try(model, batch, forward)
     chains: dict[str, list[str]] = {}
     for name, blocks in lists.items():
         inside = any(name.startswith(f"{block}.") or name == block for held in chains.values() for block in held)
         if not inside and _is_chain(blocks, calls) and _independent(model, blocks, calls, batch, forward):
             chains[name] = blocks
     return Plan(_units(layers, seen), chains, [layer.name for i, layer in enumerate(layers) if i not in seen])
+
+
+def _try(model: nn.Module, batch: Batch, forward: Forward) -> None:
+    """The first call of the model. Raises DataError where it does not take the batch."""
+    try:
+        forward(model, batch)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"{type(model).__name__} cannot be run on calibration batch 0: {error}; give what it takes, or a forward"
+        ) from error
 
 
 def _lists(model: nn.Module, layers: list[Layer]) -> dict[str, list[str]]:
@@ -391,7 +401,8 @@ def _unit_in(unit: Unit, block: str) -> bool:
 
 
 def check_calibration(calibration: Iterable[Batch] | None, score: str) -> Iterable[Batch]:
-    """The calibration data. Raises ConfigError where a score needs them and there are none."""
-    if calibration is None:
-        raise ConfigError(f"the score {score!r} needs calibration data: prune_(..., calibration=loader)")
+    """The calibration data. Raises ConfigError where a score needs them and there are none to iterate over."""
+    if calibration is None or not hasattr(calibration, "__iter__"):
+        given = "" if calibration is None else f", not a {type(calibration).__name__}"
+        raise ConfigError(f"the score {score!r} needs calibration data: prune_(..., calibration=loader){given}")
     return calibration

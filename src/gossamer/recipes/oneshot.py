@@ -139,9 +139,9 @@ def prune_(
         damping, block: of SparseGPT (the authors' 0.01 and 128), see `obs.sparsegpt`.
         progress: folder that keeps every finished layer; the same call on the same model goes on there.
     Raises:
-        ConfigError: a bad option, or no calibration data. ShapeError: the pattern does not divide a named layer.
-        NumericsError: NaN in weights or calibration data, by name. DataError: no samples. CheckpointError: `progress`
-            is of another model or other options.
+        ConfigError: a bad option, or no calibration data to iterate over. ShapeError: the pattern does not divide a
+            named layer. NumericsError: NaN in weights or calibration data, by name. DataError: no samples, or a batch
+            that the model does not take. CheckpointError: `progress` is of another model or other options.
     """
     if score not in SCORES:
         raise unknown("score", score, SCORES)
@@ -158,6 +158,8 @@ def prune_(
         steps: Iterable[tuple[tuple[Layer, ...], Any]] = (((layer,), None) for layer in layers)
         done = list(_prune(steps, pattern, keep, _by_magnitude, record))
         return _outcome(done, skipped, ())
+    if samples is not None and samples < 1:
+        raise ConfigError(f"calibration needs at least one sample, got samples={samples}")
     batches = take_batches(check_calibration(calibration, score), samples, layers[0].weight.device)
     if record is not None:
         record.open(_fingerprint(settings, layers, batches))
@@ -341,6 +343,8 @@ class _Record:
 
     def open(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"progress is a folder, and {self.folder} is a file")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _path(self, number: int) -> Path:

@@ -59,7 +59,11 @@ def iss_p(
         pruning: fraction of the run after which the mask is final.
         half_life: optimiser steps in which a low weight halves, in place of alpha; alpha 0.95 is 13.5 steps.
         sample: see `RankLowest`.
+    Raises:
+        ConfigError: alpha outside [0, 1], half_life <= 0, sparsity outside [0, 1) or pruning outside (0, 1).
     """
+    if half_life is not None and not half_life > 0:
+        raise ConfigError(f"half_life is a positive number of optimiser steps, got {half_life}")
     shrink = Shrink(alpha) if half_life is None else Shrink.half_life(half_life)
     return _iterative("iss-p", sparsity, pruning, select, pattern, sample).replace(weight_ops=(shrink,))
 
@@ -88,7 +92,12 @@ def iss_r(
     """ISS-R: low weights feel an L2 penalty that grows from 0 to `limit` over the pruning part of the run.
 
     A weight that rises leaves its penalty behind; in the authors' code the penalty of each weight is counted and stays.
+
+    Raises:
+        ConfigError: a limit that is not a positive number; else as `iss_p`.
     """
+    if not 0 < limit < math.inf:
+        raise ConfigError(f"the largest penalty of ISS-R must be a positive number, got {limit}")
     penalty = L2(Linear(0.0, limit, 0.0, pruning), where="pruned")
     return _iterative("iss-r", sparsity, pruning, select, pattern, sample).replace(regularizers=(penalty,))
 

@@ -6,6 +6,7 @@ the trained weights from which sparsity training starts, and "channels", the uni
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import ConfigError
 from ..sparsify.accounting import flops
 from ..sparsify.accounting.flops import quiet
 from ..sparsify.channels import Choice, Ratio, channel_graph, channel_rows, check_channels, choose_channels
@@ -100,9 +102,15 @@ def slimming(lam: float = LAMBDA, proximal: bool = False) -> Recipe:
     """Network slimming's training: an L1 penalty on every batch-norm scale (Liu et al. 2017).
 
     Raises:
-        ConfigError: lam < 0.
+        ConfigError: lam < 0 or infinite.
     """
-    return Recipe("slimming", regularizers=(BNL1(lam, proximal=proximal),))
+    return Recipe("slimming", regularizers=(BNL1(_strength(lam), proximal=proximal),))
+
+
+def _strength(lam: float) -> float:
+    if not 0 <= lam < math.inf:
+        raise ConfigError(f"the strength of a penalty must not be negative or infinite, got lam={lam}")
+    return lam
 
 
 def _begin(train: TrainConfig, pretrained: bool) -> list[Stage]:
@@ -181,7 +189,7 @@ def mask_sparsity(
         fold: fold the constants of removed channels. proximal: exact zeros, see `BNL1`.
         pretrained: the model is trained already.
     Raises:
-        ConfigError: lam < 0; when run, a group without scales, unknown groups, channels that must stay.
+        ConfigError: lam < 0 or infinite; when run, a group without scales, unknown groups, channels that must stay.
         MaskError: a group would be emptied. ShapeError: a mask that does not fit.
     """
     sparse = sparse or train
@@ -190,7 +198,7 @@ def mask_sparsity(
         search = Stage("search", weaker, sparse, on_exit=_Choose(example, choice))
     else:
         search = Stage("search", on_enter=_Choose(example, choice) if masks is None else _Given(example, masks))
-    BNL1(lam)  # a bad strength is refused now, not hours later
+    _strength(lam)  # a bad one is refused now, not hours later
     again = Stage("sparse", _Penalise(example, lam, proximal), sparse, on_enter=_Restore())
     return [*_begin(train, pretrained), search, again, *_end(finetune, example, fold)]
 

@@ -189,8 +189,13 @@ def best_of(scores: Sequence[float]) -> int:
 def average_of_runs(models: Sequence[nn.Module]) -> nn.Module:
     """IMP-AVG: the mean of independently pruned models, with the union of their masks, as a new model.
 
-    Recalibrate its batch statistics. Raises as `average` does.
+    Recalibrate its batch statistics. Raises as `average` does, and ShapeError for models of different types.
     """
+    for name, first in models[0].state_dict().items():
+        for number, model in enumerate(models):
+            value = model.state_dict().get(name)
+            if value is not None and value.dtype != first.dtype:
+                raise ShapeError(f"{name} is {value.dtype} in model {number}, {first.dtype} in model 0; cast one first")
     mean = copy.deepcopy(models[0])
     mean.load_state_dict(average(models, require_same_mask=False))
     return mean
