@@ -2,16 +2,17 @@
 
 Protocol of the soups' small reproduction: SGD with Nesterov momentum 0.9, weight decay 5e-4, learning rate 0.1,
 batches of 64; dense training along a cosine, then three phases of magnitude pruning, each retrained along a straight
-line to 0 ("llr"); batch statistics are recalibrated for every model. Finished seeds are kept on disk.
+line to 0 ("llr"); batch statistics are recalibrated for every model. On CIFAR ResNet-20 does the same in two phases.
+Finished seeds are kept on disk.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from statistics import mean
 from typing import Any
 
@@ -19,40 +20,51 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.claims.cells import cell
-from gossamer.claims.mutants import mutate
+from gossamer.claims.mutants import MUTANTS, mutate
 from gossamer.claims.testbeds import one_thread
+from gossamer.data.cifar import cifar10_jpeg
 from gossamer.data.dataset import Batches, Dataset, generator
 from gossamer.data.digits import shifted_digits
 from gossamer.data.idx import mnist
 from gossamer.errors import unknown
 from gossamer.metrics import calibration, classification
 from gossamer.models.mlp import mlp
+from gossamer.models.resnet import CifarResNet
 from gossamer.recipes import gmp
 from gossamer.recipes.soups import average_of_runs, reprune, sms, soft_vote, soup_after, spread
 from gossamer.sparsify.averaging import recalibrate_bn
 from gossamer.sparsify.recipe import Recipe
 from gossamer.training import Classification, OptimConfig, Stage, TrainConfig, run_stages
 
-BRANCHES, PHASES = 3, 3
+BRANCHES = 3
 NOISE, FOREIGN_NOISE = 0.25, 0.4  # of the test images, and of those that count as another distribution
 DRAWS = 8  # of every training image, in a fixed training set
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the protocol: data, steps of the dense training, steps of a phase, final sparsity."""
+    """One row of the protocol: data, steps of the dense training, steps of a phase, final sparsity, phases, and batches
+    of 256 for batch statistics."""
 
     data: str
     dense: int
     phase: int
     sparsity: float
-    shape: tuple[int, int, int] = (1, 12, 12)
+    phases: int = 3
+    statistics: int = 40
 
 
 SETTINGS = {
     "fixed": Setting("fixed", 2500, 500, 0.95),
     "fresh": Setting("fresh", 1200, 250, 0.98),
-    "mnist": Setting("mnist", 600, 150, 0.98, (1, 28, 28)),
+    "mnist": Setting("mnist", 600, 150, 0.98),
+    "cifar": Setting("cifar", 120, 30, 0.9, phases=2, statistics=4),
+}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "fixed": mlp,
+    "fresh": mlp,
+    "mnist": partial(mlp, shape=(1, 28, 28)),
+    "cifar": partial(CifarResNet, 20),
 }
 
 
@@ -60,7 +72,8 @@ def soups(setting: str, seed: int, mutant: str | None = None) -> dict[str, Any]:
     """Train everything once from one base seed; the result is cached on disk.
 
     Args:
-        setting: a key of SETTINGS. seed: the base seed. mutant: a fault of `claims.mutants` in the soups' recipes.
+        setting: a key of SETTINGS. seed: the base seed. mutant: a fault of `claims.mutants` in the soups' recipes, or
+            "one_branch": the first branch in place of the mean.
     Returns:
         {"dense", "phases" (of the soup: {"mean", "best", "soup"} each), "ensemble", "imp", "imp_best", "imp_longer",
         "imp_avg", "reprune", "after_gmp": {"mean", "best", "soup"}, "spread", "exact" (every soup as sparse as its
@@ -94,6 +107,9 @@ def _fixed(seed: int) -> tuple[Tensor, Tensor]:
 @cache
 def _tests(data: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Test samples, and noisier ones."""
+    if data == "cifar":  # every 20th image; they lie class by class
+        x, y = (part[::20] for part in cifar10_jpeg().test.tensors())
+        return (x, y), (x + FOREIGN_NOISE * torch.randn(x.shape, generator=generator(5)), y)
     if data != "mnist":
         near, far = (shifted_digits(noise=noise).test.tensors() for noise in (NOISE, FOREIGN_NOISE))
         return (near[0], near[1]), (far[0], far[1])
@@ -103,13 +119,15 @@ def _tests(data: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 def _data(setting: Setting, seed: int) -> Dataset:
     test = Batches(list(_tests(setting.data)[0]), 512)
-    if setting.data == "mnist":
+    if setting.data == "cifar":
+        train = cifar10_jpeg(batch_size=64, seed=seed, per_class=200).train
+    elif setting.data == "mnist":
         train = mnist(batch_size=64, seed=seed).train
     elif setting.data == "fixed":
         train = Batches(list(_fixed(seed)), 64, seed=seed, shuffle=True)
     else:
         train = shifted_digits(batch_size=64, seed=seed).train
-    return Dataset(train, None, test, 10, setting.shape)
+    return Dataset(train, None, test, 10, tuple(test.source[torch.arange(1)][0].shape[1:]))
 
 
 class _Bench:
@@ -120,7 +138,7 @@ class _Bench:
         self.data = _data(setting, self.seed)
         source = self.data.train
         wide = Batches(source.source, 256, seed=self.seed + 9, shuffle=True, transform=source.transform)
-        self.statistics = [wide.batch(step) for step in range(40)]  # for batch statistics
+        self.statistics = [wide.batch(step) for step in range(setting.statistics)]
         optim = OptimConfig(name="nesterov", lr=0.1, weight_decay=5e-4)
         self.train = TrainConfig(steps=setting.dense, seed=self.seed, optim=optim, device="cpu", log_every=0)
 
@@ -128,10 +146,13 @@ class _Bench:
         """The "soup", or the "rest": all that it is compared with; both begin with the same dense training."""
         began = time.perf_counter()
         torch.manual_seed(self.seed)
-        dense = Classification(mlp(shape=self.setting.shape))
+        dense = Classification(self._fresh())
         run_stages([self._stages(1)[0]], dense, self.data)
         result = self._soup(dense.model) if part == "soup" else self._rest(dense.model)
         return result | {"seconds": round(time.perf_counter() - began, 1)}
+
+    def _fresh(self) -> nn.Module:
+        return MODELS[self.setting.data]()
 
     def _rest(self, dense: nn.Module) -> dict[str, Any]:
         singles = [self._single(dense, number) for number in range(BRANCHES)]
@@ -151,16 +172,17 @@ class _Bench:
     def _stages(self, m: int, offset: int = 0, times: int = 1, faulty: bool = False) -> list[Stage]:
         stages = sms(
             self.setting.sparsity,
-            PHASES,
+            self.setting.phases,
             self.train,
             vary={"seed": [self.seed + offset + j for j in range(m)]},
             retrain_steps=times * self.setting.phase,
+            merge=(1.0, *[0.0] * (m - 1)) if faulty and self.mutant == "one_branch" else "uniform",
             recalibrate=self.statistics,
         )
         return [self._planted(stage) for stage in stages] if faulty else stages
 
     def _planted(self, stage: Stage) -> Stage:
-        if self.mutant is None or not isinstance(stage.recipe, Recipe):
+        if self.mutant not in MUTANTS or not isinstance(stage.recipe, Recipe):
             return stage
         return replace(stage, recipe=mutate(stage.recipe, self.mutant))
 
@@ -193,7 +215,7 @@ class _Bench:
     def _after_gmp(self) -> dict[str, Any]:
         """Gradual pruning in the dense budget, then a soup under its mask."""
         torch.manual_seed(self.seed)
-        task = Classification(mlp(shape=self.setting.shape))
+        task = Classification(self._fresh())
         stages = soup_after(
             gmp(self.setting.sparsity, every=self.setting.dense // 25),
             self.train,
@@ -205,7 +227,7 @@ class _Bench:
         return self._phase([self._loaded(state) for state in memory.candidates or ()], task.model)
 
     def _loaded(self, state: dict[str, Tensor]) -> nn.Module:
-        model = mlp(shape=self.setting.shape)
+        model = self._fresh()
         model.load_state_dict(state)
         return self._recalibrated(model)
 

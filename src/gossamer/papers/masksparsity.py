@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from gossamer.claims.protocol import Claim, Context, Measured, Paper
-from gossamer.claims.slim_testbed import ARMS, slim
+from gossamer.claims.slim_testbed import ARMS, TABLE, slim
 from gossamer.data.catalogue import load
 from gossamer.data.dataset import Batches, Dataset
 from gossamer.models.zoo import build
 from gossamer.recipes.slimming import cifar_resnet, cost, imagenet_resnet50, mask_sparsity
+from gossamer.sparsify.channels import Choice, Ratio
 from gossamer.training import Classification, TrainConfig, run_stages
 
 Figures = dict[str, float]
@@ -41,7 +42,7 @@ def _summary(rows: list[dict[str, Any]], read: Callable[[dict[str, Any]], Figure
 def _points(row: dict[str, Any]) -> Figures:
     """Accuracies of every arm and state in points."""
     states = ("before", "cut", "folded", "tuned")
-    return {"dense": 100 * row["dense"]} | {f"{n} {state}": 100 * row[n][state] for n in ARMS for state in states}
+    return {"dense": 100 * row["dense"]} | {f"{n} {state}": 100 * row[n][state] for n in TABLE for state in states}
 
 
 def _gains(ctx: Context, state: str, wanted: Figures) -> Measured:
@@ -80,9 +81,13 @@ def _scales(ctx: Context) -> Measured:
 
 
 def _folding(ctx: Context) -> Measured:
+    """Points gained by folding, and how far the folded network is from the one with silent channels."""
     rows = _rows(ctx)
     means, spread = _summary(rows, lambda row: {n: 100 * (row[n]["folded"] - row[n]["cut"]) for n in ARMS})
-    return Measured(means, spread, -0.3, len(rows), min(means.values()) >= -0.3)
+    apart = max(100 * abs(row[n]["folded"] - row[n]["silent"]) for row in rows for n in ARMS)
+    bounds = dict.fromkeys(ARMS, -0.3) | {"folded against silent": 0.05}
+    holds = min(means.values()) >= -0.3 and apart <= 0.05
+    return Measured(means | {"folded against silent": apart}, spread, bounds, len(rows), holds)
 
 
 def _counts(ctx: Context) -> Measured:
@@ -116,16 +121,25 @@ def _table(setting: str) -> Callable[[Context], Measured]:
 # --------------------------------------------------------------------------- full size
 
 
-def full_size(name: str, data: Dataset, run: str | None = None, steps: int | None = None, **model: Any) -> Figures:
+def full_size(
+    name: str,
+    data: Dataset,
+    run: str | None = None,
+    steps: int | None = None,
+    choice: Choice | None = None,
+    **model: Any,
+) -> Figures:
     """MaskSparsity on "resnet-56", "resnet-110" (CIFAR-10) or "resnet-50" (ImageNet), resumable.
 
     Args:
-        run: folder of the run. steps: of every stage, instead of the full schedule. model: options of the builder.
+        run: folder of the run. steps: of every stage, instead of the full schedule. choice: of the channels, instead of
+            the schedule's. model: options of the builder.
     Returns:
         FLOPs and parameters left, as fractions.
     """
     options = imagenet_resnet50() if name == "resnet-50" else cifar_resnet()
     options["example"] = torch.zeros(1, *data.shape)
+    options["choice"] = choice or options["choice"]
     if steps is not None:
         for key in ("train", "finetune"):
             shorter: TrainConfig = options[key]
@@ -142,7 +156,8 @@ def _starts(name: str, side: int) -> Callable[[Context], Measured]:
         generator = torch.Generator().manual_seed(0)
         x, y = torch.randn(8, 3, side, side, generator=generator), torch.arange(8) % 10
         data = Dataset(Batches([x, y], 4), None, None, 10, (3, side, side))  # type: ignore[arg-type]  # nothing to test on
-        return Measured(full_size(name, data, steps=2, classes=10), seeds=1)
+        half = Choice(rule=Ratio(0.5))  # two steps bring no scale below the authors' threshold
+        return Measured(full_size(name, data, steps=2, choice=half, classes=10), seeds=1)
 
     return measure
 
@@ -227,14 +242,17 @@ PAPER = Paper(
         Claim(
             "folding",
             "asserted",
-            "Folding the constants of removed channels lowers accuracy by no more than 0.3 points in any arm's mean.",
+            "The folded network classifies as one whose removed channels are silent (scale 0, shift kept) in every "
+            "arm and seed, and folding lowers no arm's mean by more than 0.3 points against losing the constants.",
             "the authors drop them",
-            ABOUT + "the specification's bound for means over seeds, as its figures are (-0.2 without a penalty). A "
-            "single seed may fall below it: a network that was never penalised keeps a third of its accuracy after "
-            "removal, and one deviation of that figure on the test set is 0.7 points.",
+            ABOUT + "folding is exact for what a channel of scale 0 emits. Without a penalty the channels that go have "
+            "scales of about 1: act(shift) is not what they emitted, so removal costs two thirds of the accuracy "
+            "either way, and which of two broken networks is better is chance. A seed of that arm may lie below -0.3 "
+            "(one did, at -0.36; one deviation on the test set is 0.7 points); the bound is for means, as given.",
             _folding,
             120,
             3,
+            mutants=("no_fold",),
         ),
         Claim(
             "counts",
@@ -245,13 +263,14 @@ PAPER = Paper(
             _counts,
             120,
             3,
+            mutants=("keep_channels",),
         ),
         Claim(
             "digits-table",
             "reported",
             "All accuracies: before removal, channels cut without folding, folded, fine-tuned.",
             "none",
-            ABOUT + "the table behind the asserted claims.",
+            ABOUT + "the table behind the asserted claims; l1_norm has its own mask, the filters of smallest L1 norm.",
             _table("digits"),
             120,
             3,
@@ -272,8 +291,9 @@ PAPER = Paper(
             "reported",
             "Half of the inner channels of ResNet-20 on 2,000 CIFAR-10 images.",
             "none",
-            "JPEG images, 80 + 40 + 40 + 10 steps of 64, 500 test images: a short schedule on a CPU, one "
-            "seed in a full run; the publication's figures need its full schedule.",
+            "JPEG images, 150 + 80 + 80 + 20 steps of 64, 500 test images: a short schedule on a CPU, one "
+            "seed in a full run; the publication's figures need its full schedule. The search has a fifth of the "
+            "penalty of the sparsity training: with all of it network slimming ended at chance here.",
             _table("cifar"),
             360,
             1,
