@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gossamer.errors import DataError, MissingExtra
+from gossamer.experts.pixels import Pixels
 
 # of OpenAI's CLIP, used where the checkpoint has no preprocessor_config.json
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -29,9 +29,9 @@ class ClipFolder:
         self.folder = Path(folder)
         self.rows = _rows(self.folder)
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-        self.size = int(config.get("vision_config", {}).get("image_size", 224))
+        size = int(config.get("vision_config", {}).get("image_size", 224))
         self.context = int(config.get("text_config", {}).get("max_position_embeddings", 77))
-        self.mean, self.std = _normalisation(Path(model))
+        self.pixels = Pixels.of(Path(model), size, MEAN, STD)
         self.tokenizer = _tokenizer(model)
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class ClipFolder:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, 3, S, S) and token ids (B, context)."""
         rows = [self.rows[i] for i in index.tolist()]
-        pixels = torch.stack([self._pixels(self.folder / row["image"]) for row in rows])
+        pixels = torch.stack([self.pixels.read(self.folder / row["image"]) for row in rows])
         texts = self.tokenizer(
             [row["caption"] for row in rows],
             padding="max_length",
@@ -58,25 +58,6 @@ class ClipFolder:
         places = {number: place for place, number in reversed(list(enumerate(owner)))}
         return torch.tensor([places[number] for number in range(len(numbers))]), torch.tensor(owner)
 
-    def _pixels(self, path: Path) -> Tensor:
-        """Shorter side to S by bicubic interpolation, the centre cut out, normalised."""
-        try:
-            from PIL import Image
-        except ImportError:
-            raise MissingExtra("pillow", "superres") from None
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("RGB")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read as an image: {error}") from None
-        scale = self.size / min(image.size)
-        wide, high = (max(self.size, round(side * scale)) for side in image.size)
-        image = image.resize((wide, high), Image.Resampling.BICUBIC)
-        left, top = (wide - self.size) // 2, (high - self.size) // 2
-        image = image.crop((left, top, left + self.size, top + self.size))
-        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32).copy() / 255)
-        return ((pixels - self.mean) / self.std).permute(2, 0, 1)
-
 
 def _rows(folder: Path) -> list[dict[str, str]]:
     path = folder / "captions.jsonl"
@@ -91,14 +72,6 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     if not rows:
         raise DataError(f"{path} holds no pair")
     return rows
-
-
-def _normalisation(model: Path) -> tuple[Tensor, Tensor]:
-    try:
-        config = json.loads((model / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    return torch.tensor(config.get("image_mean", MEAN)), torch.tensor(config.get("image_std", STD))
 
 
 def _tokenizer(model: str | Path) -> Any:

@@ -16,6 +16,7 @@ from ...errors import ConfigError, NumericsError
 from .components import Component, Layer, ffn_parts, find_layers
 
 KINDS = ("block", "attention", "mlp")
+_CLOSE = 0.05  # relative difference between what a layer gave and what the next one reads, for rounding in bfloat16
 
 
 @dataclass
@@ -59,10 +60,15 @@ def calibrate(
     """Run `run(model, batch)` (default: model(batch)) on every batch and watch the layers of a component.
 
     Raises:
-        ConfigError: no token reached the component. NumericsError: NaN or infinite activations (the layer is named).
+        ConfigError: no token reached the component, or its layers do not add up as a component's must.
+        NumericsError: NaN or infinite activations (the layer is named).
     """
     layers, found = find_layers(model, component), Calibration()
-    handles = [handle for layer in layers for handle in _watch(model, layer, found)]
+    handles: list[Any] = []
+    before: _Watch | None = None
+    for layer in layers:
+        before = _Watch(model, component, layer, found, before)
+        handles += before.handles()
     training = model.training
     model.eval()
     try:
@@ -78,39 +84,72 @@ def calibrate(
     return found
 
 
-def _watch(model: nn.Module, layer: Layer, found: Calibration) -> list[Any]:
-    """Hooks of one layer: the norm gives x, the attention's output a, the feed-forward's output m."""
-    seen: dict[str, Tensor] = {}
-    mlp = model.get_submodule(layer.mlp)
-    down = getattr(mlp, ffn_parts(mlp, layer.mlp)[2])
+class _Watch:
+    """Hooks of one layer: what reads its input gives x; the attention's and the feed-forward's outputs give r and y."""
 
-    def entered(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen["x"] = inputs[0].detach().flatten(0, -2).float()
+    def __init__(
+        self, model: nn.Module, component: Component, layer: Layer, found: Calibration, before: _Watch | None
+    ) -> None:
+        self.model, self.component, self.layer, self.found, self.before = model, component, layer, found, before
+        self.x = self.r = torch.empty(0)
+        self.y: Tensor | None = None
 
-    def attended(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen["a"] = output.detach().flatten(0, -2).float()
-        _add(found.heads, layer.number, inputs[0].detach().flatten(0, -2).float().abs().sum(0))
+    def handles(self) -> list[Any]:
+        """Installs the hooks."""
+        get, layer = self.model.get_submodule, self.layer
+        mlp = get(layer.mlp)
+        hooks = [
+            get(layer.norm).register_forward_pre_hook(self.entered),
+            get(layer.attention).register_forward_hook(self.attended),
+            get(f"{layer.mlp}.{ffn_parts(mlp, layer.mlp)[2]}").register_forward_pre_hook(self.activated),
+            mlp.register_forward_hook(self.finished),
+        ]
+        if self.component.post:
+            hooks.append(get(layer.attention.rpartition(".")[0]).register_forward_hook(self.normed))
+        return hooks
 
-    def activated(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        h = inputs[0].detach().flatten(0, -2).float()
+    def entered(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.x = _states(inputs)
+        given = None if self.before is None else self.before.y
+        if self.before is not None:
+            self.before.y = None
+        if (
+            given is not None
+            and given.shape == self.x.shape
+            and float((given - self.x).norm()) > _CLOSE * float(given.norm())
+        ):
+            raise ConfigError(
+                f"layer {self.layer.number} of component {self.component.name!r} does not read what the patterns say "
+                "that the layer before it gives: x + attention + feed-forward; name the modules whose outputs are added"
+            )
+
+    def attended(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self.r = self.x + _states(output)
+        _add(self.found.heads, self.layer.number, _states(inputs).abs().sum(0))
+
+    def normed(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self.r = _states(output)
+
+    def activated(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        h = _states(inputs)
         if not bool(torch.isfinite(h.sum())):
-            raise NumericsError(f"activations of {layer.mlp} are not finite in calibration; check the inputs")
-        _add(found.activity, layer.number, h.abs().sum(0))
+            raise NumericsError(f"activations of {self.layer.mlp} are not finite in calibration; check the inputs")
+        _add(self.found.activity, self.layer.number, h.abs().sum(0))
 
-    def finished(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        x, r = seen["x"], seen["x"] + seen["a"]
-        y = r + output.detach().flatten(0, -2).float()
+    def finished(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        x, r, number = self.x, self.r, self.layer.number
+        y = _states(output) if self.component.post else r + _states(output)
         cosine = nn.functional.cosine_similarity
         sums = torch.stack([cosine(x, y, -1).sum(), cosine(x, r, -1).sum(), cosine(r, y, -1).sum()])
-        _add(found.cosines, layer.number, sums)
-        found.tokens[layer.number] = found.tokens.get(layer.number, 0) + len(x)
+        _add(self.found.cosines, number, sums)
+        self.found.tokens[number] = self.found.tokens.get(number, 0) + len(x)
+        self.y = y
 
-    return [
-        model.get_submodule(layer.norm).register_forward_pre_hook(entered),
-        model.get_submodule(layer.attention).register_forward_hook(attended),
-        down.register_forward_pre_hook(activated),
-        mlp.register_forward_hook(finished),
-    ]
+
+def _states(values: Any) -> Tensor:
+    """(tokens, d) float32 of a tensor (..., d), or of the first in a tuple of inputs or outputs."""
+    first: Tensor = values if isinstance(values, Tensor) else values[0]
+    return first.detach().flatten(0, -2).float()
 
 
 def _add(store: dict[int, Tensor], number: int, value: Tensor) -> None:

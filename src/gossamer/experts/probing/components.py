@@ -1,11 +1,11 @@
-"""Components of a transformer by the names of their modules: pre-norm layers x -> x + attention -> + feed-forward."""
+"""Components of a transformer by the names of their modules: layers x -> r = x + attention -> y = r + feed-forward."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import ConfigError, unknown
 
@@ -15,9 +15,11 @@ class Component:
     """One stream of a model; each pattern is matched against whole module names and has one group, the layer's number.
 
     Args:
-        name: of the component. norm: the normalisation that reads the layer's input x. attention: the linear layer
+        name: of the component. norm: the module that reads the layer's input x. attention: the linear layer
             whose output attention adds to x. mlp: the feed-forward whose output is added after it.
         heads: attention heads, for cuts of heads; None where they are not cut.
+        post: the norms come after the additions, as in BERT: `mlp` then matches the whole layer, and the modules around
+            `attention` and around the feed-forward's last linear layer take (h, residual) and give norm(h + residual).
     """
 
     name: str
@@ -25,6 +27,7 @@ class Component:
     attention: str
     mlp: str
     heads: int | None = None
+    post: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,34 +40,37 @@ class Layer:
     mlp: str
 
 
-# Ready patterns. Those of BAGEL follow the module names of its released code; the model itself was not run here.
+def _numbered(
+    name: str, layers: str, norm: str, attention: str, mlp: str = "mlp", heads: int | None = None
+) -> Component:
+    """A pre-norm component whose modules lie in numbered layers."""
+    first, second, third = (layers + r"\.(\d+)\." + part.replace(".", r"\.") for part in (norm, attention, mlp))
+    return Component(name, first, second, third, heads)
+
+
+# Ready patterns by the form of the layers. Those of BAGEL follow the module names of its released code; it was not run
+# here.
 PRESETS: dict[str, tuple[Component, ...]] = {
-    "llama": (
+    "llama": (_numbered("all", r".*layers", "input_layernorm", "self_attn.o_proj"),),  # Mistral, Qwen, Gemma 1, ...
+    "gpt2": (_numbered("all", r"(?:.*\.)?h", "ln_1", "attn.c_proj"),),
+    "vit": (_numbered("all", r".*layers", "layernorm_before", "attention.o_proj"),),
+    "bert": (  # RoBERTa, too
         Component(
             "all",
-            r".*layers\.(\d+)\.input_layernorm",
-            r".*layers\.(\d+)\.self_attn\.o_proj",
-            r".*layers\.(\d+)\.mlp",
+            r".*encoder\.layer\.(\d+)\.attention\.self",
+            r".*encoder\.layer\.(\d+)\.attention\.output\.dense",
+            r".*encoder\.layer\.(\d+)",
+            post=True,
         ),
     ),
-    "gossamer": (  # models.language.Llama
-        Component("all", r"blocks\.(\d+)\.norm1", r"blocks\.(\d+)\.attention\.out", r"blocks\.(\d+)\.mlp"),
+    "clip": tuple(  # SigLIP, too
+        _numbered(tower, rf"(?:.*\.)?{tower}_model\.encoder\.layers", "layer_norm1", "self_attn.out_proj")
+        for tower in ("vision", "text")
     ),
+    "gossamer": (_numbered("all", "blocks", "norm1", "attention.out"),),  # models.language.Llama
     "bagel": (
-        Component(
-            "und",
-            r".*layers\.(\d+)\.input_layernorm",
-            r".*layers\.(\d+)\.self_attn\.o_proj",
-            r".*layers\.(\d+)\.mlp",
-            28,
-        ),
-        Component(
-            "gen",
-            r".*layers\.(\d+)\.input_layernorm_moe_gen",
-            r".*layers\.(\d+)\.self_attn\.o_proj_moe_gen",
-            r".*layers\.(\d+)\.mlp_moe_gen",
-            28,
-        ),
+        _numbered("und", r".*layers", "input_layernorm", "self_attn.o_proj", "mlp", 28),
+        _numbered("gen", r".*layers", "input_layernorm_moe_gen", "self_attn.o_proj_moe_gen", "mlp_moe_gen", 28),
     ),
 }
 
@@ -91,6 +97,16 @@ def find_layers(model: nn.Module, component: Component) -> list[Layer]:
     return [Layer(n, found["norm"][n], found["attention"][n], found["mlp"][n]) for n in numbers["norm"]]
 
 
+def fits(model: nn.Module, component: Component) -> bool:
+    """Whether a model has the layers of a component, with feed-forwards of a known form."""
+    try:
+        layers = find_layers(model, component)
+        ffn_parts(model.get_submodule(layers[0].mlp))
+    except ConfigError:
+        return False
+    return is_linear(model.get_submodule(layers[0].attention))
+
+
 def check_disjoint(model: nn.Module, components: tuple[Component, ...]) -> None:
     """Raise ConfigError where a module belongs to two components."""
     owner: dict[str, str] = {}
@@ -101,8 +117,15 @@ def check_disjoint(model: nn.Module, components: tuple[Component, ...]) -> None:
                     raise ConfigError(f"{name} belongs to the components {owner[name]!r} and {component.name!r}")
 
 
-_PAIRS = (("gate_proj", "up_proj", "down_proj"), ("gate", "up", "down"), ("w1", "w3", "w2"))
-_PLAIN = (("fc1", "fc2"), ("c_fc", "c_proj"), ("up_proj", "down_proj"), ("up", "down"), ("lin1", "lin2"))
+_GATED = (("gate_proj", "up_proj", "down_proj"), ("gate", "up", "down"), ("w1", "w3", "w2"))
+_PLAIN = (
+    ("fc1", "fc2"),
+    ("c_fc", "c_proj"),
+    ("up_proj", "down_proj"),
+    ("up", "down"),
+    ("lin1", "lin2"),
+    ("intermediate.dense", "output.dense"),
+)
 
 
 def ffn_parts(mlp: nn.Module, name: str = "feed-forward") -> tuple[str | None, str, str]:
@@ -111,11 +134,23 @@ def ffn_parts(mlp: nn.Module, name: str = "feed-forward") -> tuple[str | None, s
     Raises:
         ConfigError: none of the known pairs of linear layers is there.
     """
-    for gate, up, down in _PAIRS:
-        if all(isinstance(getattr(mlp, part, None), nn.Linear) for part in (gate, up, down)):
+    modules = dict(mlp.named_modules())
+    for gate, up, down in _GATED:
+        if all(is_linear(modules.get(part)) for part in (gate, up, down)):
             return gate, up, down
     for up, down in _PLAIN:
-        if all(isinstance(getattr(mlp, part, None), nn.Linear) for part in (up, down)):
+        if all(is_linear(modules.get(part)) for part in (up, down)):
             return None, up, down
     have = [child for child, _ in mlp.named_children()]
     raise ConfigError(f"{name} has {have}; a feed-forward needs gate/up/down or fc1/fc2 linear layers")
+
+
+def is_linear(module: nn.Module | None) -> bool:
+    """`Linear`, or transformers' `Conv1D` of GPT-2, which is one with its weight transposed."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """(out, in), a view of a linear layer's weight."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight if isinstance(layer, nn.Linear) else weight.T

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, MaskError
 from .calibration import Calibration
-from .components import Component, ffn_parts, find_layers
+from .components import Component, Layer, ffn_parts, find_layers, weight_of
 
 
 class Nothing(nn.Module):
@@ -23,6 +23,14 @@ class Nothing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Zeros of the shape that the replaced module gave."""
         return x.new_zeros(*x.shape[:-1], self.outputs if self.outputs is not None else x.shape[-1])
+
+
+class Through(nn.Module):
+    """In the place of a module (h, residual) -> norm(h + residual) of a post-norm layer: the residual alone."""
+
+    def forward(self, h: Tensor, residual: Tensor) -> Tensor:
+        """The second input."""
+        return residual
 
 
 @dataclass
@@ -88,13 +96,29 @@ def cut_depth(
     before, undo = _size(model), []
     for layer in find_layers(model, component):
         if layer.number in dropped:
-            if kind != "mlp":
-                out = model.get_submodule(layer.attention)
-                undo.append(_swap(model, layer.attention, Nothing(getattr(out, "out_features", None))))
-            if kind != "attention":
-                undo.append(_swap(model, layer.mlp, Nothing()))
+            for name, new in _without(model, component, layer, kind).items():
+                undo.append(_swap(model, name, new))
     what = f"{component.name}: {kind} of layers {sorted(dropped)} dropped"
     return Cut(model, before - _size(model), what, undo)
+
+
+def _without(model: nn.Module, component: Component, layer: Layer, kind: str) -> dict[str, nn.Module]:
+    """Name -> what takes its place where an attention, a feed-forward or both are left out."""
+    new: dict[str, nn.Module] = {}
+    _, up, down = ffn_parts(model.get_submodule(layer.mlp), layer.mlp)
+    if kind != "mlp":
+        width = len(weight_of(model.get_submodule(layer.attention)))
+        name = layer.attention.rpartition(".")[0] if component.post else layer.attention
+        new[name] = Through() if component.post else Nothing(width)
+    if kind != "attention" and component.post:
+        new |= {f"{layer.mlp}.{_holder(up)}": nn.Identity(), f"{layer.mlp}.{_holder(down)}": Through()}
+    elif kind != "attention":
+        new[layer.mlp] = Nothing()
+    return new
+
+
+def _holder(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def cut_width(
@@ -117,7 +141,7 @@ def cut_width(
     for layer in find_layers(model, component):
         mlp = model.get_submodule(layer.mlp)
         gate, up, down = ffn_parts(mlp, layer.mlp)
-        weight = getattr(mlp, down).weight
+        weight = weight_of(mlp.get_submodule(down))
         score = (scores or calibration.neurons)(layer.number, weight.detach())
         if not bool(score.any()):
             raise ConfigError(f"all scores of {layer.mlp} are zero: nothing was active in calibration")
@@ -127,19 +151,20 @@ def cut_width(
         kept = score.argsort(descending=True, stable=True)[:count].sort().values
         if count < len(score):
             rows = [part for part in (gate, up) if part is not None]
-            undo += [_swap(model, f"{layer.mlp}.{part}", take(getattr(mlp, part), kept, 0)) for part in rows]
-            undo.append(_swap(model, f"{layer.mlp}.{down}", take(getattr(mlp, down), kept, 1)))
+            undo += [_swap(model, f"{layer.mlp}.{part}", take(mlp.get_submodule(part), kept, 0)) for part in rows]
+            undo.append(_swap(model, f"{layer.mlp}.{down}", take(mlp.get_submodule(down), kept, 1)))
     return Cut(model, before - _size(model), f"{component.name}: {keep:.0%} of the neurons kept", undo)
 
 
-def take(layer: nn.Linear, kept: Tensor, dim: int) -> nn.Linear:
+def take(layer: nn.Module, kept: Tensor, dim: int) -> nn.Linear:
     """A linear layer with only the rows (dim 0) or columns (dim 1) `kept`."""
-    weight = layer.weight.detach().index_select(dim, kept)
-    new = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None, weight.device, weight.dtype)
+    weight = weight_of(layer).detach().index_select(dim, kept)
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    new = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, weight.device, weight.dtype)
     with torch.no_grad():
         new.weight.copy_(weight)
-        if layer.bias is not None:
-            new.bias.copy_(layer.bias[kept] if dim == 0 else layer.bias)
+        if bias is not None:
+            new.bias.copy_(bias[kept] if dim == 0 else bias)
     return new.train(layer.training)
 
 
@@ -154,8 +179,7 @@ def cut_heads(model: nn.Module, component: Component, calibration: Calibration, 
         raise ConfigError(f"component {component.name!r} needs heads=... for cuts of heads")
     undo: list[Callable[[], None]] = []
     for layer in find_layers(model, component):
-        out = model.get_submodule(layer.attention)
-        weight: Tensor = out.weight  # type: ignore[assignment]
+        weight = weight_of(model.get_submodule(layer.attention))
         if weight.shape[1] % component.heads:
             raise ConfigError(
                 f"{layer.attention} reads {weight.shape[1]} values, not a multiple of {component.heads} heads"
@@ -166,6 +190,7 @@ def cut_heads(model: nn.Module, component: Component, calibration: Calibration, 
         silent = score.argsort(stable=True)[:count]
         old = weight.detach().clone()
         with torch.no_grad():
-            weight.view(len(weight), component.heads, -1)[:, silent] = 0
+            columns = torch.arange(weight.shape[1], device=weight.device).view(component.heads, -1)[silent].flatten()
+            weight[:, columns] = 0
         undo.append(lambda w=weight, o=old: w.data.copy_(o))  # type: ignore[misc]
     return Cut(model, 0, f"{component.name}: {keep:.0%} of the heads kept", undo)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import ConfigError
+from ...kernels.topk import topk_rows
 from .calibration import Calibration
-from .components import Component, ffn_parts, find_layers
+from .components import Component, ffn_parts, find_layers, weight_of
 from .cuts import Cut, _size, _swap, take
 
 
@@ -55,40 +56,34 @@ class PartitionedFFN(nn.Module):
         super().__init__()
         if not 1 <= top_k <= len(chosen):
             raise ConfigError(f"{name}: top_k must lie in 1 ... {len(chosen)} experts, got {top_k}")
-        self.gate_name, self.up_name, self.down_name = ffn_parts(mlp, name)
-        down: nn.Linear = getattr(mlp, self.down_name)
-        self.top_k, self.activation = top_k, activation_of(mlp, self.gate_name)
-        self.experts = nn.ModuleList(self._slice(mlp, neurons) for neurons in chosen)
-        self.shared = self._slice(mlp, shared) if len(shared) else None
-        width = getattr(mlp, self.up_name).in_features
-        self.router = nn.Linear(width, len(chosen), bias=False).to(down.weight)
+        gate, up, down = ffn_parts(mlp, name)
+        weight, bias = weight_of(mlp.get_submodule(down)), mlp.get_submodule(down).bias
+        self.top_k, self.activation = top_k, activation_of(mlp, gate)
+        parts = {"up": up, "down": down} if gate is None else {"gate": gate, "up": up, "down": down}
+        self.experts = nn.ModuleList(_slice(mlp, parts, neurons) for neurons in chosen)
+        self.shared = _slice(mlp, parts, shared) if len(shared) else None
+        width = len(weight)
+        self.router = nn.Linear(width, len(chosen), bias=False).to(weight)
         nn.init.normal_(self.router.weight, std=noise) if noise else nn.init.zeros_(self.router.weight)
-        self.shared_gate = nn.Linear(width, 1, bias=False).to(down.weight) if self.shared is not None else None
+        self.shared_gate = nn.Linear(width, 1, bias=False).to(weight) if self.shared is not None else None
         if self.shared_gate is not None:
             nn.init.zeros_(self.shared_gate.weight)
-        self.bias = None if down.bias is None else nn.Parameter(down.bias.detach().clone())
+        self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
         self.balance: Tensor | None = None
         self.register_buffer("load", torch.zeros(len(chosen)), persistent=False)
 
-    def _slice(self, mlp: nn.Module, neurons: Tensor) -> nn.ModuleDict:
-        parts = {name: take(getattr(mlp, name), neurons, 0) for name in (self.gate_name, self.up_name) if name}
-        down = take(getattr(mlp, self.down_name), neurons, 1)
-        down.bias = None  # type: ignore[assignment]  # it is added once
-        return nn.ModuleDict(parts | {self.down_name: down})
-
     def _run(self, expert: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(expert, nn.ModuleDict)
-        up = expert[self.up_name](x)
-        h = self.activation(expert[self.gate_name](x)) * up if self.gate_name else self.activation(up)
-        y: Tensor = expert[self.down_name](h)
+        up = expert["up"](x)
+        h = self.activation(expert["gate"](x)) * up if "gate" in expert else self.activation(up)
+        y: Tensor = expert["down"](h)
         return y
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d). `balance` holds the Switch loss of this call, `load` the share of tokens per expert."""
         flat = x.reshape(-1, x.shape[-1])
         logits = self.router(flat)
-        picked = logits.topk(self.top_k, 1).indices
-        chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, picked, True)
+        chosen = topk_rows(logits, self.top_k, name="router logits")
         y = torch.zeros_like(flat)
         for number, expert in enumerate(self.experts):
             rows = chosen[:, number].nonzero().flatten()
@@ -102,6 +97,13 @@ class PartitionedFFN(nn.Module):
         self.balance = len(self.experts) * (share / self.top_k * logits.softmax(1).mean(0)).sum()
         y = y if self.bias is None else y + self.bias
         return y.reshape(*x.shape[:-1], -1)
+
+
+def _slice(mlp: nn.Module, parts: dict[str, str], neurons: Tensor) -> nn.ModuleDict:
+    """The feed-forward of some neurons, without the last bias, which is added once."""
+    made = {role: take(mlp.get_submodule(name), neurons, int(role == "down")) for role, name in parts.items()}
+    made["down"].bias = None  # type: ignore[assignment]
+    return nn.ModuleDict(made)
 
 
 def activation_of(mlp: nn.Module, gate: str | None) -> Callable[[Tensor], Tensor]:
@@ -128,14 +130,18 @@ def to_moe(
 
     Args:
         experts, top_k: the released models' 16 and 8 (and 32 and 16). shared: 0 as released.
+    Raises:
+        ConfigError: a post-norm component, or neurons that cannot be dealt to so many experts.
     """
+    if component.post:
+        raise ConfigError(f"component {component.name!r} has its norms after the additions; only others become experts")
     layers = find_layers(model, component)
     dense = {layers[place].number for place in keep_dense}
     before, undo = _size(model), []
     for layer in layers:
         if layer.number not in dense:
             mlp = model.get_submodule(layer.mlp)
-            down = getattr(mlp, ffn_parts(mlp, layer.mlp)[2]).weight.detach()
+            down = weight_of(mlp.get_submodule(ffn_parts(mlp, layer.mlp)[2])).detach()
             always, chosen = partition(calibration.neurons(layer.number, down), experts, shared)
             new = PartitionedFFN(mlp, chosen, always, top_k, noise=noise, name=layer.mlp)
             undo.append(_swap(model, layer.mlp, new.train(mlp.training)))
