@@ -3,7 +3,8 @@
     python tests/sanitize.py [pytest arguments; default: the tests of kernels and of what plans run]
 
 The instrumented extension stays in build/sanitize and takes the place of the ordinary one in this run only. The first
-error of either kind ends the run with its stack. Linux with g++ or clang; leaks are not looked for, as Python and
+error of either kind ends the run with its stack. Linux with g++ or clang; where the compiler brings no sanitizers, or
+Python cannot start with them, nothing is run, with the reason and status 0. Leaks are not looked for, as Python and
 torch keep memory to the end on purpose.
 """
 
@@ -53,12 +54,35 @@ def _program(name: str) -> str:
     return str(beside) if beside.exists() else name
 
 
-def environment(extension: Path) -> dict[str, str]:
-    """The run-time libraries of the sanitizers come first, and errors end the run."""
+def runtimes() -> list[str]:
+    """Paths of the sanitizers' libraries; a bare name where the compiler does not know one.
+
+    Raises:
+        OSError, CalledProcessError: no compiler, or one that does not answer.
+    """
     compiler = os.environ.get("CXX", "c++")
-    paths = [subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip() for name in RUNTIMES]
+    ask = [[compiler, f"-print-file-name={name}"] for name in RUNTIMES]
+    return [subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip() for command in ask]
+
+
+def why_not() -> str:
+    """What keeps the sanitizers from running here; "" where nothing does."""
+    if sys.platform != "linux":
+        return f"only Linux is supported, not {sys.platform}"
+    try:
+        missing = [path for path in runtimes() if not Path(path).is_file()]
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"no compiler answers ({error})"
+    if missing:
+        return f"the compiler has no {', '.join(missing)}"
+    start = subprocess.run([sys.executable, "-c", ""], env=environment(), capture_output=True, text=True, check=False)
+    return "" if start.returncode == 0 else f"Python does not start with them: {start.stderr.strip()[:200]}"
+
+
+def environment(extension: Path | None = None) -> dict[str, str]:
+    """The run-time libraries of the sanitizers come first, and errors end the run."""
     return os.environ | {
-        "LD_PRELOAD": " ".join(paths),
+        "LD_PRELOAD": " ".join(runtimes()),
         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:detect_stack_use_after_return=0",
         "UBSAN_OPTIONS": os.environ.get("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1"),
         "PYTHONMALLOC": "malloc",
@@ -69,6 +93,10 @@ def environment(extension: Path) -> dict[str, str]:
 
 def main() -> int:
     """Exit status of pytest in the instrumented process."""
+    reason = why_not()
+    if reason:
+        print(f"sanitizers skipped: {reason}")
+        return 0
     extension = build()
     arguments = sys.argv[1:] or DEFAULT
     command = [sys.executable, __file__, "--inside", *arguments]

@@ -16,14 +16,15 @@ from pathlib import Path
 import scipy.sparse
 import side_by_side as sides
 import torch
-from side_by_side import Run
 from torch import Tensor
-from torch.nn import functional as F
 
+from gossamer.claims import dense_peers as peers
+from gossamer.claims.dense_peers import Run
 from gossamer.kernels import native
 from gossamer.kernels.formats import pack_bitmap, pack_block, pack_csr16, pack_csr_code, pack_csr_panel
 from gossamer.kernels.gemv import gemv
 from gossamer.kernels.int8 import gemv_int8, pack_int8
+from gossamer.kernels.int8_steps import gemv_int8_steps, pack_int8_steps
 from gossamer.kernels.spmm import linear
 
 SHAPES = (  # out, in, vectors
@@ -35,22 +36,6 @@ SHAPES = (  # out, in, vectors
 )
 SPARSITIES = (50, 70, 80, 90, 95)
 FEW = 8
-
-
-def dense_peers(weight: Tensor, x: Tensor, threads: int) -> tuple[dict[str, Run], dict[str, Run]]:
-    """In fp32, and in lower precision."""
-    weight16, x16 = weight.bfloat16(), x.bfloat16()
-    full: dict[str, Run] = {"torch": lambda: F.linear(x, weight)}
-    low: dict[str, Run] = {"torch bf16": lambda: F.linear(x16, weight16), "torch int8": dynamic_int8(weight, x)}
-    if sides.has("onnx"):
-        model = sides.onnx_node("MatMul", weight.t().contiguous().numpy(), x, (len(x), len(weight)))
-        feed = {"x": x.numpy()}
-        if sides.has("onnxruntime"):
-            full["onnxruntime"] = sides.onnxruntime_run(model, feed, threads)
-        if sides.has("openvino"):
-            full["openvino"] = sides.openvino_run(model, feed, threads)
-            low["openvino bf16"] = sides.openvino_run(model, feed, threads, "bf16")
-    return full, low
 
 
 def dynamic_int8(weight: Tensor, x: Tensor) -> Run:
@@ -87,6 +72,7 @@ def ours(pruned: Tensor, x: Tensor) -> dict[str, tuple[Run, float]]:
         "torch csr": (lambda: (torch_csr @ x_t).t(), 1e-4),
         "ours bf16": (bind(gemv, pack_bitmap(pruned, torch.bfloat16)), 5e-2),
         "ours int8": (bind(gemv_int8, pack_int8(pruned)), 5e-2),
+        "ours int8 steps": (bind(gemv_int8_steps, pack_int8_steps(pruned)), 5e-2),
     }
     return found
 
@@ -101,12 +87,13 @@ def measure(shape: tuple[int, int, int], sparsity: int, threads: int) -> tuple[d
     rows, columns, vectors = shape
     torch.manual_seed(columns + sparsity)
     weight, x = torch.randn(rows, columns), torch.randn(vectors, columns)
-    full, low = dense_peers(weight, x, threads)
+    full, low = peers.linear(weight, x, threads, low=True)
+    low["torch int8"] = dynamic_int8(weight, x)
     for name, run in (full | low).items():
-        sides.check(run, x.double() @ weight.double().t(), name, 5e-2 if name in low else 1e-4)
+        peers.check(run, x.double() @ weight.double().t(), name, 5e-2 if name in low else 1e-4)
     sparse = {}
     for name, run, expected, limit in candidates(weight, x, sparsity):
-        sides.check(run, expected, name, limit)
+        peers.check(run, expected, name, limit)
         sparse[name] = run
     times = sides.seconds(full | sparse | low, threads)
     best = min(full, key=times.__getitem__)
@@ -121,12 +108,13 @@ def tables(sparsities: list[int], threads: int) -> Iterator[str]:
         for sparsity in sparsities:
             speedups, best = measure(shape, sparsity, threads)
             if not results:
-                yield f"| sparsity | best dense fp32 | {' | '.join(speedups)} |"
-                yield "|---" * (2 + len(speedups)) + "|"
+                columns = list(speedups)
+                yield f"| sparsity | best dense fp32 | {' | '.join(columns)} |"
+                yield "|---" * (2 + len(columns)) + "|"
             results.append(speedups)
-            yield f"| {sparsity} % | {best} | " + " | ".join(f"{value:.2f}" for value in speedups.values()) + " |"
+            yield f"| {sparsity} % | {best} | {sides.cells(speedups, columns)} |"
         for label, row in sides.summary(results).items():
-            yield f"| {label} | | " + " | ".join(f"**{value:.2f}**" for value in row.values()) + " |"
+            yield f"| {label} | | {sides.cells(row, columns, '**')} |"
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
     python benchmarks/execution/networks.py [--network mobilenet-v1] [--sparsity 70 80 90] [--threads 1] [--out x.md]
 
 All candidates run interleaved in one process; a time is the least of at least 15 runs: processor time with one
-thread, wall time with more. Each peer's output is compared with torch before it counts. Weights are random with
-trained-looking batch statistics; convolutions other than depthwise ones and the first are pruned by magnitude,
-unstructured or (b4) in blocks of 4 output channels. Peers run the dense network; those in
-bf16 are shown for comparison, the ratio is over the best in fp32.
+thread, wall time with more. Plans are called as users call them, `plan(x)`, whatever they chose to run. Each output is
+compared with torch before it counts. Weights are random with trained-looking batch statistics; convolutions other than
+depthwise ones and the first are pruned by magnitude, unstructured or (b4) in blocks of 4 output channels. Peers run the
+dense network; those in bf16 are shown for comparison, the ratio is over the best in fp32.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import argparse
 import copy
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 if "--threads" not in sys.argv:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import side_by_side as sides
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import gossamer
-from gossamer.engine import onnx, tune
+from gossamer.claims import dense_peers as peers
+from gossamer.engine import tune
 from gossamer.kernels import native
 from gossamer.models.zoo import build
 
@@ -57,57 +57,27 @@ def prune(model: nn.Module, sparsity: float, block: int) -> nn.Module:
     return model
 
 
-def dense_peers(model: nn.Module, x: Tensor, threads: int) -> dict[str, Callable[[], Tensor]]:
-    """Every runtime at hand, in fp32 and in bf16."""
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x_last = x.to(memory_format=torch.channels_last)
-    peers: dict[str, Callable[[], Tensor]] = {
-        "torch eager": lambda: model(x),
-        "torch channels_last": lambda: last(x_last),
-    }
-    half, x_half = copy.deepcopy(last).bfloat16(), x_last.bfloat16()
-    peers["torch bf16"] = lambda: half(x_half)
-    if sides.has("onnx", "onnxruntime"):
-        session = onnx.session(onnx.to_bytes(model, x), threads)
-        peers["onnxruntime"] = lambda: torch.from_numpy(session(x))
-    if sides.has("onnx", "openvino"):
-        for name, precision in (("openvino", "f32"), ("openvino bf16", "bf16")):
-            run = openvino_peer(onnx.to_bytes(model, x), x, threads, precision)
-            peers[name] = run
-    wanted = model(x)
-    for name, run in peers.items():
-        sides.check(run, wanted.double(), name, 0.2 if "bf16" in name else 1e-3)
-    return peers
-
-
-def openvino_peer(data: bytes, x: Tensor, threads: int, precision: str) -> Callable[[], Tensor]:
-    import openvino
-
-    core = openvino.Core()
-    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(core.read_model(data), "CPU", hints)
-    return lambda: torch.from_numpy(compiled([x.numpy()])[0])
-
-
 @torch.no_grad()
 def compare(name: str, sparsities: list[int], threads: int) -> list[str]:
     """Rows of the table."""
     model, x = trained_looking(name), torch.randn(1, *NETWORKS[name])
-    runners: dict[str, Callable[[], object]] = dict(dense_peers(model, x, threads))
-    peers = [peer for peer in runners if "bf16" not in peer]
+    full, half = peers.network(model, x, threads, low=True)
+    wanted = model(x).double()
+    for peer, run in (full | half).items():
+        peers.check(run, wanted, peer, 0.2 if peer in half else 1e-3)
+    runs, how = full | half, dict.fromkeys(full | half, "")
     for sparsity, block in [(0, 1), *((s, b) for s in sparsities for b in (1, 4))]:
         pruned = prune(model, sparsity / 100, block) if sparsity else model
         plan = gossamer.compile(pruned, x, threads=threads)
-        wanted = pruned(x)
-        assert torch.allclose(plan(x), wanted, atol=1e-4 * float(wanted.abs().max()))
         label = f"plan {sparsity} %" + (" b4" if block == 4 else "")
-        runners[label] = lambda plan=plan: plan._fast(x, threads)  # type: ignore[misc]
-        print(f"{name} {label}: runs {plan.report().runs}", flush=True)
-    times = tune.race(runners, threads, least=LEAST)
-    best = min(peers, key=lambda peer: times[peer])
+        runs[label], how[label] = partial(plan, x), plan.report().runs
+        peers.check(runs[label], pruned(x).double(), label)
+    times = tune.race(runs, threads, least=LEAST)
+    best = min(full, key=lambda peer: times[peer])
     rows = []
     for label, ms in times.items():
-        rows.append(f"| {name} | {label} | {ms:.3f} | {times[best] / ms:.2f} | {times['torch eager'] / ms:.2f} |")
+        ratios = f"{times[best] / ms:.2f} | {times['torch eager'] / ms:.2f}"
+        rows.append(f"| {name} | {label} | {how[label]} | {ratios} |")
         print(rows[-1], flush=True)
     return rows
 
@@ -124,7 +94,7 @@ def main() -> None:
     lines = [
         f"{arguments.threads} thread(s), level {native.level()}, batch 1, fp32.",
         "",
-        "| network | how | ms | over best dense peer | over torch eager |",
+        "| network | how | chosen by the plan | over best dense peer | over torch eager |",
         "|---|---|---|---|---|",
     ]
     for name in arguments.network:

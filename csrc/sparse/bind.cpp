@@ -88,6 +88,16 @@ void bind_sparse(nb::module_& module) {
       },
       unlocked);
   module.def(
+      "gemv_int8_steps",
+      [](std::array<int64_t, 2> shape, std::array<uintptr_t, 5> arrays, int64_t batch, uintptr_t x, uintptr_t y,
+         uintptr_t bias, uintptr_t residual, int activation, int threads) {
+        const auto [starts, values, places, scales, offsets] = arrays;
+        const Int8Steps a{shape[0],            shape[1],          at<int32_t>(starts),  at<int8_t>(values),
+                          at<uint8_t>(places), at<float>(scales), at<int32_t>(offsets)};
+        gemv_int8(a, batch, at<float>(x), at<float>(y), epilogue(bias, residual, activation), threads);
+      },
+      unlocked);
+  module.def(
       "depthwise",
       [](uintptr_t weight, std::array<int64_t, 7> shape, uintptr_t x, uintptr_t y, uintptr_t bias, uintptr_t residual,
          int activation, int threads) {

@@ -8,13 +8,16 @@ from gossamer.engine import tune
 from gossamer.engine.integers import Int8Linear, swap_int8
 from gossamer.errors import ConfigError
 from gossamer.kernels import native
+from gossamer.kernels.int8 import pack_int8
+from gossamer.kernels.int8_steps import pack_int8_steps
 
 pytestmark = pytest.mark.skipif(native.extension() is None, reason="needs the compiled kernels")
 
 
 @pytest.fixture
 def always_faster(monkeypatch):
-    monkeypatch.setattr(tune, "race", lambda runs, threads: {name: float(name == "torch") for name in runs})
+    order = {"int8 steps": 1.0, "int8": 2.0, "torch": 3.0}
+    monkeypatch.setattr(tune, "race", lambda runs, threads: {name: order[name] for name in runs})
 
 
 @pytest.fixture
@@ -26,11 +29,17 @@ def model(pruned):
 def test_swapped_layers_are_near_and_survive_saving(model, always_faster):
     x = torch.randn(3, 256)
     wanted = model(x).detach()
-    assert swap_int8(model, x) == {"0": "int8", "2": "int8"}
+    assert swap_int8(model, x) == {"0": "int8 steps", "2": "int8 steps"}
     assert isinstance(model[0], Int8Linear)
     found = model(x)
     assert 0 < float((found - wanted).norm() / wanted.norm()) < 0.03
     assert {"0.weight_values", "0.bias"} <= set(model.state_dict())
+
+
+def test_both_formats_of_a_layer_give_the_same_bits():
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(60, 300) * (torch.rand(60, 300) < 0.2), torch.randn(60), torch.randn(2, 300)
+    assert torch.equal(Int8Linear(pack_int8(weight), bias)(x), Int8Linear(pack_int8_steps(weight), bias)(x))
 
 
 def test_reasons_to_stay(model, always_faster):
@@ -42,5 +51,5 @@ def test_reasons_to_stay(model, always_faster):
 
 
 def test_a_slower_layer_stays(model, monkeypatch):
-    monkeypatch.setattr(tune, "race", lambda runs, threads: {"int8": 0.002, "torch": 0.001})
+    monkeypatch.setattr(tune, "race", lambda runs, threads: {"int8": 0.002, "int8 steps": 0.003, "torch": 0.001})
     assert swap_int8(model, torch.randn(1, 256)) == {"0": "it took 2 us against 1", "2": "it took 2 us against 1"}

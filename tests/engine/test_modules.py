@@ -68,6 +68,24 @@ def test_keyword_arguments_as_example(wide):
     assert len(model.gossamer_report.layers) == 2
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_whole_numbers_as_example(wide, wrapped):
+    """Token numbers: the usual input of a language model."""
+    model = nn.Sequential(nn.Embedding(50, 256), wide).eval()
+    ids = torch.randint(0, 50, (4, 8))
+    with torch.no_grad():
+        wanted = model(ids)
+        gossamer.compile(model, (ids,) if wrapped else ids, mode="modules")
+        assert same(model(ids), wanted)
+    assert any(entry.runs != "torch" for entry in model.gossamer_report.layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64])
+def test_other_floats_are_refused(wide, dtype):
+    with pytest.raises(ConfigError, match="float32"):
+        gossamer.compile(wide, torch.zeros(1, 256, dtype=dtype), mode="modules")
+
+
 @pytest.mark.parametrize("pack", [pack_bitmap, pack_csr16, pack_block, pack_csr_panel])
 def test_packed_linear_in_every_format(pack):
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from kernel_products import sparse
 
 from gossamer.errors import CheckpointError, NumericsError, ShapeError
 from gossamer.kernels import native
-from gossamer.kernels.int8 import gemv_int8, gemv_int8_reference, pack_int8
+from gossamer.kernels.int8 import gemv_int8, int8_reference, pack_int8
 
 
 @given(
@@ -29,7 +29,7 @@ def test_every_level_gives_the_bits_of_the_reference(batch, rows, columns, densi
     weight, x = pack_int8(sparse(rows, columns, density=density) if rows else torch.zeros(0, columns)), None
     x = torch.randn(*batch, columns)
     bias, residual = (torch.randn(rows), torch.randn(*batch, rows)) if is_finished else (None, None)
-    expected = gemv_int8_reference(weight, x, bias, residual, 1)
+    expected = int8_reference(weight.integers(), weight.scales, x, bias, residual, 1)
     for name in native.levels():
         with native.using(name):
             assert torch.equal(gemv_int8(weight, x, bias=bias, residual=residual, activation="relu"), expected), name

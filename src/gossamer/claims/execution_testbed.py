@@ -7,27 +7,22 @@ counts. Ratios are all that is reported.
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from gossamer.claims import dense_peers as peers
 from gossamer.claims.convnet_testbed import prune_by
 from gossamer.claims.protocol import Context, Measured
 from gossamer.claims.testbeds import one_thread
-from gossamer.engine import onnx
 from gossamer.engine.compiler import compile as compile_network
 from gossamer.errors import DataError
 from gossamer.kernels import native
-from gossamer.kernels.formats import matrix, pack_block, pack_csr_panel
+from gossamer.kernels.formats import pack_block, pack_csr_panel
 from gossamer.maths.statistics import mean_sd
 from gossamer.recipes.convnets import LayerChoice, pointwise
 from gossamer.sparsify.patterns import Block, Unstructured
@@ -54,8 +49,7 @@ V2 = (
     (960, 320, 7),
     (320, 1280, 7),
 )
-SLICES, SLICE_SECONDS = 9, 3e-3
-Run = Callable[[], object]
+SLICES = 9
 Layer = tuple[int, int, int]
 
 
@@ -65,23 +59,9 @@ def require_kernels() -> None:
         raise DataError("the compiled kernels are missing or switched off: build them with `make setup`")
 
 
-def medians(runs: Mapping[str, Run], slices: int = SLICES) -> dict[str, float]:
+def medians(runs: Mapping[str, peers.Run], count: int = SLICES) -> dict[str, float]:
     """Name -> median processor seconds of one call; all in turns."""
-    calls: dict[str, int] = {}
-    for name, run in runs.items():
-        run()
-        start = time.process_time()
-        run()
-        calls[name] = max(1, round(SLICE_SECONDS / max(time.process_time() - start, 1e-6)))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(slices):
-        for name, run in runs.items():
-            run()  # so that the time does not depend on who ran before
-            start = time.process_time()
-            for _ in range(calls[name]):
-                run()
-            times[name].append((time.process_time() - start) / calls[name])
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(found) for name, found in peers.slices(runs, count).items()}
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -107,75 +87,12 @@ def layer_speedup(shape: Layer, sparsity: float, rows: int, seed: int, mutant: s
     kept = cells.flatten().argsort(descending=True)[: round((1 - sparsity) * cells.numel())]
     mask = torch.zeros(cells.numel(), dtype=torch.bool).index_fill_(0, kept, True).view_as(cells)
     pruned = weight * mask.repeat_interleave(rows, 0)
-    runs = {"ours": _masked_dense(pruned, x) if mutant == "masked_dense" else _sparse(pruned, x, rows)}
-    expected = pruned.double() @ x.double()
-    error = float((torch.as_tensor(runs["ours"]()).double() - expected).abs().max() / expected.abs().max())
-    if not error < 1e-5 * math.sqrt(columns):
-        raise AssertionError(f"the kernel is wrong at {shape}, {sparsity}: relative error {error:.1e}")
-    dense = _dense_peers(weight, x, side)
-    times = medians(runs | dense)
+    packed = pack_csr_panel(pruned, pixels=x.shape[1]) if rows == 1 else pack_block(pruned, rows)
+    ours = partial(torch.mm, pruned, x) if mutant == "masked_dense" else peers.sparse_convolution(packed, x)
+    peers.check(ours, pruned.double() @ x.double(), f"the kernel at {shape}, {sparsity}", 1e-5 * math.sqrt(columns))
+    dense, _ = peers.convolution(weight, x, side)
+    times = medians({"ours": ours, **dense})
     return min(times[name] for name in dense) / times["ours"]
-
-
-def _masked_dense(weight: Tensor, x: Tensor) -> Run:
-    return lambda: torch.mm(weight, x)
-
-
-def _sparse(weight: Tensor, x: Tensor, rows: int) -> Run:
-    """The kernel as a plan calls it: into memory that is there already."""
-    packed = pack_csr_panel(weight, pixels=x.shape[1]) if rows == 1 else pack_block(weight, rows)
-    extension, out = native.extension(), torch.empty(weight.shape[0], x.shape[1])
-    assert extension is not None
-    shape = (1, x.shape[0], 1, x.shape[1], 1, 1, 1, 1, 0, 0, 1, 1)
-    held, pointers = matrix(extension, packed), (x.data_ptr(), out.data_ptr())
-
-    def run(keep: object = packed) -> Tensor:
-        extension.conv(held, shape, *pointers, 0, 0, 0, 1)
-        return out
-
-    return run
-
-
-def _dense_peers(weight: Tensor, x: Tensor, side: int) -> dict[str, Run]:
-    image, kernel = x.view(1, -1, side, side), weight.view(*weight.shape, 1, 1)
-    last, kernel_last = (t.contiguous(memory_format=torch.channels_last) for t in (image, kernel))
-    out = torch.empty(weight.shape[0], x.shape[1])
-    peers: dict[str, Run] = {
-        "torch.mm": lambda: torch.mm(weight, x, out=out),
-        "torch conv": lambda: F.conv2d(image, kernel),
-        "torch channels_last": lambda: F.conv2d(last, kernel_last),
-    }
-    layer = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False).eval()
-    layer.weight.data = kernel
-    return peers | _runtimes(layer, image)
-
-
-def _runtimes(model: nn.Module, x: Tensor) -> dict[str, Run]:
-    """ONNX Runtime and OpenVINO in fp32, where they are installed."""
-    peers: dict[str, Run] = {}
-    if not find_spec("onnx"):
-        return peers
-    if find_spec("onnxruntime"):
-        session = onnx.session(onnx.to_bytes(model, x), 1)
-        peers["onnxruntime"] = lambda: session(x)
-    if find_spec("openvino"):
-        peers["openvino"] = _openvino(onnx.to_bytes(model, x), x)
-    return peers
-
-
-def _openvino(data: bytes, x: Tensor) -> Run:
-    openvino: Any = import_module("openvino")
-
-    core = openvino.Core()
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(core.read_model(data), "CPU", hints).create_infer_request()
-    request.set_input_tensor(openvino.Tensor(x.numpy(), shared_memory=True))
-
-    def run() -> object:
-        request.infer()
-        return request.get_output_tensor().data
-
-    return run
 
 
 def layers(
@@ -221,19 +138,16 @@ def network_speedups(
         AssertionError: a plan whose outputs differ from the model's.
     """
     require_kernels()
-    runs: dict[str, Run] = {}
+    runs: peers.Peers = {}
     for name, (plan, sparsity) in variants.items():
         pruned = prune_by(model, plan.patterns, sparsity)
         compiled = pruned if mutant == "masked_dense" else compile_network(pruned, x, threads=1)
-        wanted, found = pruned(x), compiled(x)
-        gap = float((wanted - found).abs().max() / wanted.abs().max())
-        if not gap < 1e-4 or not torch.equal(wanted.argmax(1), found.argmax(1)):
-            raise AssertionError(f"{name}: the plan computes something else: relative difference {gap:.1e}")
-        runs[name] = lambda compiled=compiled: compiled(x)  # type: ignore[misc]
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x_last = x.to(memory_format=torch.channels_last)
-    dense: dict[str, Run] = {"torch eager": lambda: model(x), "torch channels_last": lambda: last(x_last)}
-    dense |= _runtimes(model, x)
+        wanted = pruned(x)
+        runs[name] = partial(compiled, x)
+        peers.check(runs[name], wanted.double(), f"the plan of {name}")
+        if not torch.equal(wanted.argmax(1), compiled(x).argmax(1)):
+            raise AssertionError(f"the plan of {name} predicts something else")
+    dense, _ = peers.network(model, x)
     times = medians(runs | dense)
     best = min(times[name] for name in dense)
     figures = {name: best / times[name] for name in runs}

@@ -26,7 +26,8 @@ from gossamer.engine.runtime import Plan, check_input, checked_threads
 from gossamer.errors import ConfigError, GossamerError, unknown
 from gossamer.kernels import native
 
-EAGER, CHANNELS_LAST, ONNX = "torch eager", "torch channels_last", "onnxruntime"
+Call = Callable[[Tensor], Any]
+PLAN, EAGER, CHANNELS_LAST, ONNX = "plan", "torch eager", "torch channels_last", "onnxruntime"
 MODES = ("plan", "modules")
 
 
@@ -46,7 +47,7 @@ def compile(
     Args:
         model: in evaluation mode. Weights are copied: later changes need a new compilation.
         example: float32 (batch, ...); later inputs may have any batch size but need the same other sizes. For
-            "modules" also a tuple of positional or a dict of keyword arguments.
+            "modules" a tensor of any type, a tuple of positional or a dict of keyword arguments.
         mode: "plan" compiles the whole network; "modules" replaces linear layers and 1x1 convolutions of `model`,
             in place, where that is faster, so that it stays a module for torch.compile or transformers.
         threads: fixed number; None follows torch.get_num_threads().
@@ -58,15 +59,18 @@ def compile(
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
     checked_threads(threads)
-    _check(model, example)
+    _check_model(model)
     if mode == "modules":
         if threads is not None:
             raise ConfigError("modules follow torch.set_num_threads; threads is for plans")
+        if isinstance(example, Tensor) and (example.is_floating_point() or example.is_complex()):
+            check_input(tuple(example.shape), str(example.dtype), tuple(example.shape[1:]))
         return swap_modules(model, example)
+    _check_example(example)
     return CompiledPlan(model, example, threads)
 
 
-def _check(model: nn.Module, example: Any) -> None:
+def _check_model(model: nn.Module) -> None:
     if any(module.training for module in model.modules()):
         name = next(name for name, module in model.named_modules() if module.training)
         raise ConfigError(f"the model{f' ({name})' if name else ''} is in training mode; call model.eval() first")
@@ -75,10 +79,14 @@ def _check(model: nn.Module, example: Any) -> None:
             raise ConfigError(f"a plan computes in float32, but {name} is {tensor.dtype}; use model.float()")
         if tensor.device.type != "cpu":
             raise ConfigError(f"a plan runs on the CPU, but {name} is on {tensor.device}; use model.cpu()")
-    if isinstance(example, Tensor):
-        check_input(tuple(example.shape), str(example.dtype), tuple(example.shape[1:]))
-        if example.dim() < 2 or not example.numel():
-            raise ConfigError(f"the example needs a batch and at least one feature, got shape {tuple(example.shape)}")
+
+
+def _check_example(example: Any) -> None:
+    if not isinstance(example, Tensor):
+        raise ConfigError(f"a plan is compiled for one example tensor, got {type(example).__name__}")
+    check_input(tuple(example.shape), str(example.dtype), tuple(example.shape[1:]))
+    if example.dim() < 2 or not example.numel():
+        raise ConfigError(f"the example needs a batch and at least one feature, got shape {tuple(example.shape)}")
 
 
 class CompiledPlan(Plan):
@@ -88,14 +96,12 @@ class CompiledPlan(Plan):
     """
 
     def __init__(self, model: nn.Module, example: Tensor, threads: int | None) -> None:
-        if not isinstance(example, Tensor):
-            raise ConfigError(f"a plan is compiled for one example tensor, got {type(example).__name__}")
         self._model = copy.deepcopy(model)
         self.threads = checked_threads(threads)
         self.input_shape = tuple(example.shape[1:])
         self._fast: Executor | None = None
         self._native: Executor | None = None
-        self._peers: dict[str, Callable[[Tensor], Any]] = {EAGER: self._model}
+        self._run: Call = torch.no_grad()(self._model)
         self._report = PlanReport(runs=EAGER, threads=self._thread_count(), level=native.level(), batch=len(example))
         with torch.no_grad():
             self._build(example.detach().contiguous())
@@ -110,15 +116,13 @@ class CompiledPlan(Plan):
         """
         if isinstance(x, np.ndarray):
             return self(torch.from_numpy(np.ascontiguousarray(x))).numpy()
-        if not isinstance(x, Tensor) or x.device.type != "cpu":
+        if not isinstance(x, Tensor) or not x.is_cpu:
             raise ConfigError(f"a plan takes a CPU tensor or a numpy array, got {type(x).__name__}")
-        check_input(tuple(x.shape), str(x.dtype), self.input_shape)
-        if self._batch not in (None, len(x)):
+        if x.dtype is not torch.float32 or x.shape[1:] != self.input_shape:  # asked first: small networks are quick
+            check_input(tuple(x.shape), str(x.dtype), self.input_shape)
+        if self._batch is not None and self._batch != len(x):
             raise ConfigError(f"this model fixes the batch size to {self._batch} in its code, the input has {len(x)}")
-        with torch.no_grad():
-            if self._report.runs == "plan" and self._fast is not None:
-                return self._fast(x.contiguous(), self._thread_count())
-            return self._peers[self._report.runs](x)
+        return self._run(x.detach() if x.requires_grad else x)
 
     def _thread_count(self) -> int:
         return self.threads or native.threads()
@@ -182,13 +186,16 @@ class CompiledPlan(Plan):
             variants["mixed"] = (Executor(graph, assemble(graph, choices, packer)), choices)
         threads = self._thread_count()
         runners = {name: partial(executor, example, threads) for name, (executor, _) in variants.items()}
-        times = tune.race(runners, threads) if len(variants) > 1 else {"native": 0.0}
+        times = tune.settle(runners, threads) if len(variants) > 1 else {"native": 0.0}
         best = min(times, key=lambda name: times[name])
         portable = min((name for name in times if name != "mixed"), key=lambda name: times[name])
         return *variants[best], variants[portable][0]
 
     def _compare(self, example: Tensor) -> None:
-        """Race the plan against its peers. One that computes something else than torch is a bug, and never runs."""
+        """Race the plan against its peers, each exactly as a call would run it.
+
+        A plan that computes something else than torch is a bug, and never runs.
+        """
         fast, threads = self._fast, self._thread_count()
         assert fast is not None
         problem = _difference(self._model(example), fast(example, threads))
@@ -198,24 +205,22 @@ class CompiledPlan(Plan):
                 f"everything runs through torch, as the plan is wrong: {problem}; please report it"
             )
             return
-        runners: dict[str, Callable[[], Any]] = {
-            "plan": lambda: fast(example, threads),
-            EAGER: lambda: self._model(example),
-        }
-        last = example
+        runs: dict[str, Call] = {PLAN: self._call_of(fast), EAGER: self._run}
         if example.dim() == 4:
             model = copy.deepcopy(self._model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            last = example.to(memory_format=torch.channels_last)
-            self._peers[CHANNELS_LAST] = lambda x: model(x.to(memory_format=torch.channels_last)).contiguous()
-            runners[CHANNELS_LAST] = lambda: model(last)
+            runs[CHANNELS_LAST] = torch.no_grad()(lambda x: model(x.to(memory_format=torch.channels_last)).contiguous())
         if self._batch is None and _has_onnx() and not any(node.op == "torch" for node in fast.graph.nodes):
-            session = onnx.session(onnx.graph_to_bytes(fast.graph), self._thread_count())
-            self._peers[ONNX] = lambda x: torch.from_numpy(session(x.contiguous()))
-            runners[ONNX] = lambda: session(example)
-        self._report.milliseconds = tune.race(runners, threads)
-        best = min(self._report.milliseconds, key=lambda name: self._report.milliseconds[name])
-        self._report.runs = best
-        self._peers = {best: self._peers[best]} if best in self._peers else {}
+            session = onnx.session(onnx.graph_to_bytes(fast.graph), threads)
+            runs[ONNX] = lambda x: torch.from_numpy(session(x.contiguous()))
+        times = tune.settle({name: partial(run, example) for name, run in runs.items()}, threads)
+        self._report.milliseconds = times
+        self._report.runs = min(times, key=lambda name: times[name])
+        self._run = runs[self._report.runs]
+
+    def _call_of(self, fast: Executor) -> Call:
+        if fast.assembly.is_native:
+            return lambda x: fast(x.contiguous(), self._thread_count())
+        return torch.no_grad()(lambda x: fast(x.contiguous(), self._thread_count()))
 
     # ---- files
 

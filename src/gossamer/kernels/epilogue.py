@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,6 +90,22 @@ def run_layer(
     batch, after = math.prod(x.shape[:-1]), (address(bias), address(residual), code, native.threads())
     kernel(batch, x.data_ptr(), y.data_ptr(), *after)
     return y
+
+
+def run_native(
+    kernel: Callable[[Any], Callable[..., None]],
+    reference: Callable[[], Tensor],
+    rows: int,
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    code: int,
+) -> Tensor:
+    """`run_layer` of kernel(extension), or reference() where the compiled kernels are absent or x is elsewhere."""
+    extension = native.extension() if runs_native(x, bias, residual) else None
+    if extension is None:
+        return reference()
+    return run_layer(kernel(extension), rows, x, bias, residual, code)
 
 
 def runs_native(*tensors: Tensor | None) -> bool:

@@ -144,7 +144,7 @@ def pack_csr_panel(weight: Tensor, panel: int | None = None, *, pixels: int | No
         ConfigError: the panel is not in 1..65536.
         ShapeError: not a matrix or a convolution's weight, or too large.
     """
-    weight = _matrix(weight)
+    weight = matrix_of(weight)
     if panel is None:
         panel = _even_panel(weight.shape[1], _best_panel(weight, pixels))
     return _pack_blocks("csr_panel", weight, 1, panel)
@@ -157,7 +157,7 @@ def pack_csr_code(weight: Tensor) -> PackedWeight:
     the code would exceed `MOST_CODE` bytes (some 7 a non-zero), or where the system allows no new executable memory,
     it computes as csr_panel does. A plan never takes it unless it measured faster.
     """
-    weight = _matrix(weight)
+    weight = matrix_of(weight)
     return _pack_blocks("csr_code", weight, 1, _even_panel(weight.shape[1], _best_panel(weight, None)))
 
 
@@ -189,7 +189,7 @@ def pack_block(weight: Tensor, block: int = 8, panel: int | None = None) -> Pack
     """
     if block not in BLOCKS:
         raise ConfigError(f"blocks have 4, 8 or 16 rows, got {block}")
-    weight = _matrix(weight)
+    weight = matrix_of(weight)
     return _pack_blocks("block", weight, block, _even_panel(weight.shape[1], 256) if panel is None else panel)
 
 
@@ -199,7 +199,7 @@ def pack_csr16(weight: Tensor) -> PackedWeight:
     Raises:
         ShapeError: more than 65536 columns.
     """
-    weight = _matrix(weight)
+    weight = matrix_of(weight)
     if weight.shape[1] > _MOST_COLUMNS:
         raise ShapeError(f"csr16 reaches {_MOST_COLUMNS} columns, but the weight has {weight.shape[1]}; use bitmap")
     return _pack_blocks("csr16", weight, 1, max(1, weight.shape[1]))
@@ -212,7 +212,7 @@ def pack_bitmap(weight: Tensor, dtype: torch.dtype = torch.float32) -> PackedWei
     """
     if dtype not in _VALUES:
         raise ConfigError(f"a bitmap holds float32 or bfloat16 values, not {dtype}")
-    weight = _matrix(weight)
+    weight = matrix_of(weight)
     rows, columns = weight.shape
     mask = weight != 0
     pointers = _pointers(mask.sum(1))
@@ -230,7 +230,8 @@ def bitmap_of(rows: int, columns: int, pointers: Tensor, bits: Tensor, values: T
     return PackedWeight("bitmap", rows, columns, 1, max(1, columns), pointers, none, padded, bits)
 
 
-def _matrix(weight: Tensor) -> Tensor:
+def matrix_of(weight: Tensor) -> Tensor:
+    """A layer's weight as (out, in) float32 on the CPU, checked to be finite."""
     if weight.dim() not in (2, 4):
         raise ShapeError(f"only (out, in) and (out, in, height, width) weights pack, got {tuple(weight.shape)}")
     weight = weight.detach().to("cpu", torch.float32).flatten(1)

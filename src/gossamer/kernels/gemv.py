@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import ConfigError
-from gossamer.kernels import native
 from gossamer.kernels.epilogue import (
     activation_code,
     check_layer,
     finish_reference,
     is_eager,
-    run_layer,
-    runs_native,
+    run_native,
 )
 from gossamer.kernels.formats import PackedWeight, matrix
 
@@ -66,11 +64,11 @@ def gemv_reference(dense: Tensor, x: Tensor, bias: Tensor | None, residual: Tens
 
 
 def _run(weight: PackedWeight, x: Tensor, bias: Tensor | None, residual: Tensor | None, code: int) -> Tensor:
-    extension = native.extension() if runs_native(x, bias, residual) else None
-    if extension is None:
-        return gemv_reference(weight.unpack().to(x.device), x, bias, residual, code)
-    run = partial(extension.gemv, matrix(extension, weight), weight.values.dtype is torch.bfloat16)
-    return run_layer(run, weight.rows, x, bias, residual, code)
+    return run_native(
+        lambda extension: partial(extension.gemv, matrix(extension, weight), weight.values.dtype is torch.bfloat16),
+        lambda: gemv_reference(weight.unpack().to(x.device), x, bias, residual, code),
+        weight.rows, x, bias, residual, code,
+    )  # fmt: skip
 
 
 @torch.library.custom_op("gossamer::sparse_gemv", mutates_args=())

@@ -17,16 +17,8 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import CheckpointError, ShapeError
-from gossamer.kernels import native
-from gossamer.kernels.epilogue import (
-    activation_code,
-    check_layer,
-    finish_reference,
-    is_eager,
-    run_layer,
-    runs_native,
-)
-from gossamer.kernels.formats import bitmap_of, pack_bitmap
+from gossamer.kernels.epilogue import activation_code, check_layer, finish_reference, is_eager, run_native
+from gossamer.kernels.formats import bitmap_of, matrix_of, pack_bitmap
 
 MOST_COLUMNS = 1 << 16  # kMostInt8Columns in csrc/sparse/int8.hpp
 _LARGEST = 127
@@ -81,8 +73,12 @@ class Int8Weight:
 
     def unpack(self) -> Tensor:
         """The dense (rows, columns) float32 matrix."""
-        packed = bitmap_of(self.rows, self.columns, self.pointers, self.bits, self.values[:-_BEYOND].float())
-        return packed.unpack() * self.scales[:, None]
+        return self.integers() * self.scales[:, None]
+
+    def integers(self) -> Tensor:
+        """The dense (rows, columns) matrix of values, float32."""
+        values = self.values[:-_BEYOND].float()
+        return bitmap_of(self.rows, self.columns, self.pointers, self.bits, values).unpack()
 
 
 def pack_int8(weight: Tensor, search: bool = True) -> Int8Weight:
@@ -94,17 +90,24 @@ def pack_int8(weight: Tensor, search: bool = True) -> Int8Weight:
     Raises:
         NumericsError, ShapeError: as `pack_bitmap`, or more than 65536 columns.
     """
-    packed = pack_bitmap(weight)
-    rows, columns = packed.rows, packed.columns
-    if columns > MOST_COLUMNS:
-        raise ShapeError(f"8-bit weights have up to {MOST_COLUMNS} columns, not {columns}")
-    dense = weight.detach().to("cpu", torch.float32).flatten(1)
+    dense, scales = round_weight(weight, search)
+    packed = pack_bitmap(dense)
+    values = torch.cat([packed.values[: packed.entries], torch.zeros(_BEYOND)]).to(torch.int8)
+    return Int8Weight(packed.rows, packed.columns, packed.pointers, packed.bits, values, scales, offsets_of(dense))
+
+
+def round_weight(weight: Tensor, search: bool) -> tuple[Tensor, Tensor]:
+    """The weight (out, in) as whole numbers in -127..127, float32, and the scale of each row; see pack_int8."""
+    dense = matrix_of(weight)
+    if dense.shape[1] > MOST_COLUMNS:
+        raise ShapeError(f"8-bit weights have up to {MOST_COLUMNS} columns, not {dense.shape[1]}")
     scales = _scales(dense, search)
-    row = torch.repeat_interleave(torch.arange(rows), packed.pointers.diff().long())
-    rounded = _round(packed.values[: packed.entries], scales[row])
-    offsets = torch.zeros(rows, dtype=torch.int32).index_add(0, row, rounded.to(torch.int32)) * 128
-    values = torch.cat([rounded, torch.zeros(_BEYOND)]).to(torch.int8)
-    return Int8Weight(rows, columns, packed.pointers, packed.bits, values, scales, offsets)
+    return _round(dense, scales[:, None]), scales
+
+
+def offsets_of(dense: Tensor) -> Tensor:
+    """128 times the sum of each row of whole numbers, int32: what shifting activations to 0..255 adds."""
+    return (128 * dense.double().sum(1)).to(torch.int32)
 
 
 def _scales(dense: Tensor, search: bool) -> Tensor:
@@ -154,27 +157,27 @@ def gemv_int8(
     return _gemv(x, *arrays, [weight.rows, weight.columns], bias, residual, code)
 
 
-def gemv_int8_reference(
-    weight: Int8Weight, x: Tensor, bias: Tensor | None, residual: Tensor | None, code: int
+def int8_reference(
+    integers: Tensor, scales: Tensor, x: Tensor, bias: Tensor | None, residual: Tensor | None, code: int
 ) -> Tensor:
-    """`gemv_int8` in plain torch; float64 holds the integer sums exactly."""
-    packed = bitmap_of(weight.rows, weight.columns, weight.pointers, weight.bits, weight.values[:-_BEYOND].float())
+    """`gemv_int8` in plain torch, from the weight's whole numbers; float64 holds the integer sums exactly."""
     largest = x.abs().amax(-1, keepdim=True) if x.shape[-1] else x.new_zeros(*x.shape[:-1], 1)
     factor = torch.where(largest > 0, _LARGEST / largest, 0.0)
     rounded = (x * factor).clamp(-_LARGEST, _LARGEST).round()
     rounded = torch.where(largest.isfinite(), rounded, 0.0)
-    sums = (rounded.double() @ packed.unpack().double().to(x.device).t()).float()
-    y = sums * (weight.scales.to(x.device) * (largest / _LARGEST))
+    sums = (rounded.double() @ integers.double().to(x.device).t()).float()
+    y = sums * (scales.to(x.device) * (largest / _LARGEST))
     return finish_reference(y, bias, residual, code, -1)
 
 
 def _run(weight: Int8Weight, x: Tensor, bias: Tensor | None, residual: Tensor | None, code: int) -> Tensor:
-    extension = native.extension() if runs_native(x, bias, residual) else None
-    if extension is None:
-        return gemv_int8_reference(weight, x, bias, residual, code)
     tensors = (weight.pointers, weight.values, weight.bits, weight.scales, weight.offsets)
-    run = partial(extension.gemv_int8, (weight.rows, weight.columns), tuple(t.data_ptr() for t in tensors))
-    return run_layer(run, weight.rows, x, bias, residual, code)
+    addresses = tuple(t.data_ptr() for t in tensors)
+    return run_native(
+        lambda extension: partial(extension.gemv_int8, (weight.rows, weight.columns), addresses),
+        lambda: int8_reference(weight.integers(), weight.scales, x, bias, residual, code),
+        weight.rows, x, bias, residual, code,
+    )  # fmt: skip
 
 
 @torch.library.custom_op("gossamer::sparse_gemv_int8", mutates_args=())

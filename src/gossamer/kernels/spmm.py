@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import ShapeError
-from gossamer.kernels import native
 from gossamer.kernels.conv import check_packed, conv2d, packed_of
 from gossamer.kernels.epilogue import (
     activation_code,
@@ -24,8 +23,7 @@ from gossamer.kernels.epilogue import (
     check_shape,
     finish_reference,
     is_eager,
-    run_layer,
-    runs_native,
+    run_native,
 )
 from gossamer.kernels.formats import PackedWeight, matrix
 
@@ -99,11 +97,11 @@ def linear_reference(dense: Tensor, x: Tensor, bias: Tensor | None, residual: Te
 
 
 def _run(weight: PackedWeight, x: Tensor, bias: Tensor | None, residual: Tensor | None, code: int) -> Tensor:
-    extension = native.extension() if runs_native(x, bias, residual) else None
-    if extension is None:
-        return linear_reference(weight.unpack().to(x.device), x, bias, residual, code)
-    run = partial(extension.linear, matrix(extension, weight))
-    return run_layer(run, weight.rows, x, bias, residual, code)
+    return run_native(
+        lambda extension: partial(extension.linear, matrix(extension, weight)),
+        lambda: linear_reference(weight.unpack().to(x.device), x, bias, residual, code),
+        weight.rows, x, bias, residual, code,
+    )  # fmt: skip
 
 
 @torch.library.custom_op("gossamer::sparse_linear", mutates_args=())
