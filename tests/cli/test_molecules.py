@@ -39,6 +39,19 @@ def test_from_data_to_a_prediction(tmp_path, monkeypatch):
         assert np.trace(held["density"] @ held["overlap"]) == pytest.approx(10)  # the electrons
 
 
+def test_an_interrupted_training_is_not_overlooked(tmp_path, monkeypatch):
+    from gossamer.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    run("make", "water", "--count", "4", "-o", "water.npz")
+    (tmp_path / "net.state.json").write_text("{}")
+    command = ["molecules", "train", "water.npz", "--steps", "2", "--lmax", "2", "-o", "net.safetensors"]
+    for more, message in (([], "go on with --resume"), (["--resume"], "no Gossamer checkpoint")):
+        done = CliRunner().invoke(app, [*command, *more])
+        assert done.exit_code != 0
+        assert message in str(done.exception) + done.output
+
+
 def test_bad_usage_is_one_line(tmp_path):
     command = [sys.executable, "-m", "gossamer.cli", "molecules", "make", "watr"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -15,11 +15,12 @@ from gossamer.claims.cells import cell
 from gossamer.claims.testbeds import one_thread
 from gossamer.domains.molecules.basis import rotation_of_orbitals
 from gossamer.domains.molecules.data import Labelled, geometries, make
+from gossamer.domains.molecules.evaluation import evaluate
 from gossamer.domains.molecules.network import Shape, SPHNet
 from gossamer.domains.molecules.paths import PathGate
 from gossamer.domains.molecules.scf import Molecule, Sample
 from gossamer.domains.molecules.schedule import ThreePhase
-from gossamer.domains.molecules.training import Settings, evaluate, train
+from gossamer.domains.molecules.training import Settings, train
 
 BASIS, TRAINING, TEST, STEPS = "sto-3g", 72, 24, 300
 SHAPE = Shape(lmax=3, channels=8, sparsity=0.7)  # 34 paths, of which 10 are kept

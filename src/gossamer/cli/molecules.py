@@ -9,6 +9,7 @@ import typer
 
 from gossamer.cli.console import print_json, print_table, say
 from gossamer.cli.options import Json
+from gossamer.errors import ConfigError
 
 molecules = typer.Typer(help="Hamiltonians of molecules with sparse networks.", no_args_is_help=True)
 
@@ -63,9 +64,13 @@ def train(
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 5e-3,
     limit: Annotated[int | None, typer.Option(min=2, help="Read only the first so many molecules of a .db.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, paths and batches.")] = 0,
+    every: Annotated[int, typer.Option(min=1, help="Steps between saves of the training's state.")] = 200,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a network through the three phases of its gates, and measure the frozen one on the rest.
+
+    An interrupted training goes on to the same bits with --resume and the same options.
 
     Example: gossamer molecules train water.npz --steps 700 --output water.safetensors
     """
@@ -74,13 +79,16 @@ def train(
     from gossamer.domains import molecules as room
     from gossamer.domains.molecules.data import with_guess
 
+    state = output.with_name(f"{output.stem}.state.json")
+    if state.exists() and not resume:
+        raise ConfigError(f"{state} is of an interrupted training: go on with --resume, or remove it")
     held = with_guess(room.read_qh9(data, limit)) if data.suffix == ".db" else room.load(data)
     learn, test = held.split(round(training * len(held.samples)))
     torch.manual_seed(seed)
     shape = room.Shape(lmax, channels, layers, sparsity, pair_sparsity, choice, seed=seed)
     model = room.SPHNet(held.layout, shape)
     say(f"{len(learn.samples)} molecules to train on, {len(test.samples)} to test on, {steps} steps")
-    room.train(model, learn, room.Settings(steps, batch, lr, seed), say)
+    room.train(model, learn, room.Settings(steps, batch, lr, seed), say, state, every)
     room.save_model(output, model)
     small = model.freeze()
     figures = {"network": room.evaluate(small, test), "minao": room.evaluate(None, test)}

@@ -2,15 +2,18 @@
 
 from .basis import BASES, Layout
 from .data import GEOMETRIES, Labelled, geometries, load, make, read_qh9, read_sdf, read_xyz, save
+from .evaluation import evaluate
 from .foreign import GatedTensorProduct
+from .model_files import load_model, save_model
 from .network import Shape, SPHNet
 from .orbitals import coefficient_similarity, density, energy_error, matrix_error, solve
 from .pairs import PairGate
 from .paths import CHOICES, PathGate
 from .product import PathProduct, SparseTensorProduct
+from .qhnet import QHNet
 from .scf import Molecule, Sample, initial, iterations, label
 from .schedule import ThreePhase
-from .training import Settings, evaluate, load_model, save_model, train
+from .training import Settings, train
 
 __all__ = [
     "BASES",
@@ -23,6 +26,7 @@ __all__ = [
     "PairGate",
     "PathGate",
     "PathProduct",
+    "QHNet",
     "SPHNet",
     "Sample",
     "Settings",

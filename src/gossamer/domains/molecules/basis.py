@@ -107,19 +107,24 @@ class Layout:
         if element not in self.elements:
             known = ", ".join(symbol(e) for e in self.elements)
             raise DataError(f"element {symbol(element)} is outside this basis, which has {known}; train with it")
-        starts: dict[int, list[int]] = {}
-        at = 0
-        for l in self.template:  # noqa: E741
-            starts.setdefault(l, []).append(at)
-            at += 2 * l + 1
-        slots: list[int] = []
-        for l in shells(self.basis, element):  # noqa: E741
-            start = starts[l].pop(0)
-            where = [0] * (2 * l + 1)
-            for ours, theirs in enumerate(FROM_PYSCF.get(l, range(2 * l + 1))):
-                where[theirs] = start + ours
-            slots += where
-        return slots
+        return list(_slots(self, element))
+
+
+@cache
+def _slots(layout: Layout, element: int) -> tuple[int, ...]:
+    starts: dict[int, list[int]] = {}
+    at = 0
+    for l in layout.template:  # noqa: E741
+        starts.setdefault(l, []).append(at)
+        at += 2 * l + 1
+    slots: list[int] = []
+    for l in shells(layout.basis, element):  # noqa: E741
+        start = starts[l].pop(0)
+        where = [0] * (2 * l + 1)
+        for ours, theirs in enumerate(FROM_PYSCF.get(l, range(2 * l + 1))):
+            where[theirs] = start + ours
+        slots += where
+    return tuple(slots)
 
 
 def rotation_of_orbitals(basis: str, numbers: np.ndarray, rotation: np.ndarray) -> np.ndarray:

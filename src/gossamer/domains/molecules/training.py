@@ -1,11 +1,10 @@
-"""Training and measuring Hamiltonian networks."""
+"""Training of Hamiltonian networks; an interrupted one goes on to the same bits."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,12 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import CheckpointError, ConfigError, NumericsError
-from gossamer.runs.files import atomic
+from gossamer.runs.checkpoint import delete_state, load_state, save_state
 
-from .basis import Layout
 from .data import Labelled
 from .graph import Blocks, corrections, graph, masks, to_blocks
-from .network import Shape, SPHNet
-from .orbitals import coefficient_similarity, energy_error, matrix_error
+from .network import SPHNet
 from .paths import PathGate
-from .scf import iterations
 from .schedule import ThreePhase
 
 
@@ -49,104 +45,112 @@ def mae_mse(found: Blocks, wanted: Blocks, mask: Blocks) -> Tensor:
 
 
 def train(
-    model: SPHNet, data: Labelled, settings: Settings = Settings(), say: Callable[[str], None] = lambda line: None
+    model: SPHNet,
+    data: Labelled,
+    settings: Settings = Settings(),
+    say: Callable[[str], None] = lambda line: None,
+    state: str | Path | None = None,
+    every: int = 100,
 ) -> list[float]:
     """Train `model` in place; its gates go through the three phases. Returns the loss of every step.
 
+    Args:
+        state: a file that is written after every `every` steps and removed at the end. Where it exists already, the
+            training goes on from there and ends with the same bits as an uninterrupted one (on a CPU).
     Raises:
-        NumericsError: the loss became NaN. ConfigError: steps or batch below 1.
+        NumericsError: the loss became NaN. ConfigError: steps, batch or every below 1. CheckpointError: `state` is
+            damaged, or of another network, other data or other settings.
     """
-    if settings.steps < 1 or settings.batch < 1:
-        raise ConfigError(f"steps={settings.steps}, batch={settings.batch}: both start at 1")
-    generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * n / settings.steps)) / 2)
+    if min(settings.steps, settings.batch, every) < 1:
+        raise ConfigError(f"steps={settings.steps}, batch={settings.batch}, every={every}: all start at 1")
     if any(not np.isfinite(s.fock).all() for s in data.samples):
         raise NumericsError("a Fock matrix of the training set holds NaN or infinity; remove the molecule")
-    targets = corrections(data.samples)
-    dtype, losses = model.element.weight.dtype, []
-    model.train()
-    for step in range(settings.steps):
+    run = _Training(model, data, settings)
+    if state is not None:
+        run.restore(state)
+    for step in range(len(run.losses), settings.steps):
+        phase = run.step(step)
+        if step % 50 == 0:
+            say(f"  step {step}, {phase}: loss {run.losses[-1]:.5f}")
+        if state is not None and (step + 1) % every == 0:
+            run.save(state)
+    settings.schedule.step(model, settings.steps, settings.steps)
+    if state is not None:
+        delete_state(state)
+    return run.losses
+
+
+class _Training:
+    """All that changes from step to step."""
+
+    def __init__(self, model: SPHNet, data: Labelled, settings: Settings) -> None:
+        self.model, self.data, self.settings = model, data, settings
+        self.targets = corrections(data.samples)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+        self.losses: list[float] = []
+
+    def step(self, step: int) -> str:
+        """One optimiser step; returns the phase of the gates."""
+        model, settings = self.model.train(), self.settings
+        dtype = model.element.weight.dtype
         phase = settings.schedule.step(model, step, settings.steps)
-        order = torch.randperm(len(targets), generator=generator)[: settings.batch].tolist()
-        molecules = [data.samples[i].molecule for i in order]
-        wanted = _cast(to_blocks([targets[i] for i in order], molecules, model.layout), dtype)
+        order = torch.randperm(len(self.targets), generator=self.generator)[: settings.batch].tolist()
+        molecules = [self.data.samples[i].molecule for i in order]
+        wanted = _cast(to_blocks([self.targets[i] for i in order], molecules, model.layout), dtype)
         found = model(graph(molecules, model.layout, dtype))
         loss = mae_mse(found, wanted, _cast(masks(molecules, model.layout), dtype))
         if not bool(loss.isfinite()):
             raise NumericsError(f"the loss is {loss.item()} at step {step}; lower the learning rate")
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        rate.step()
-        losses.append(loss.item())
-        if step % 50 == 0:
-            say(f"  step {step}, {phase}: loss {loss.item():.5f}")
-    settings.schedule.step(model, settings.steps, settings.steps)
-    return losses
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * (1 + math.cos(math.pi * step / settings.steps)) / 2
+        self.optimizer.step()
+        self.losses.append(loss.item())
+        return phase
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that the next step depends on."""
+        gates = [
+            {"generator": g.generator.get_state(), "phase": g.phase, "gradient": g.scores.grad} for g in self._gates()
+        ]
+        tree = {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "gates": gates,
+            "losses": self.losses,
+        }
+        save_state(path, tree, self._identity())
+
+    def restore(self, path: str | Path) -> None:
+        """Take over what `save` wrote, where there is such a file."""
+        file = Path(path)
+        if not (file.exists() or file.with_name(file.name + ".json").exists()):
+            return
+        tree, meta = load_state(path)
+        for name, mine in self._identity().items():
+            if meta.get(name) != mine:
+                raise CheckpointError(f"{path} was written with another {name}; remove it, or go on with the same one")
+        held: Any = tree
+        self.model.load_state_dict(held["model"])
+        self.optimizer.load_state_dict(held["optimizer"])
+        self.generator.set_state(held["generator"])
+        for gate, kept in zip(self._gates(), held["gates"], strict=True):
+            gate.generator.set_state(kept["generator"])
+            gate.phase, gate.scores.grad = kept["phase"], kept["gradient"]
+        self.losses = list(held["losses"])
+
+    def _gates(self) -> Sequence[PathGate]:
+        return [module for module in self.model.modules() if isinstance(module, PathGate)]
+
+    def _identity(self) -> dict[str, Any]:
+        checksum = float(sum(np.abs(target).sum() for target in self.targets))
+        data = {"molecules": len(self.targets), "basis": self.data.basis, "checksum": checksum}
+        return {"network": self.model.settings(), "settings": asdict(self.settings), "data": data}
 
 
 def _cast(blocks: Blocks, dtype: torch.dtype) -> Blocks:
     return Blocks(blocks.diagonal.to(dtype), blocks.pairs.to(dtype))
-
-
-def evaluate(model: SPHNet | None, data: Labelled, fields: int = 0) -> dict[str, float]:
-    """Errors of a model, or of the initial guess alone where it is None.
-
-    Args:
-        fields: run the field of so many molecules from the prediction, and from the usual guess.
-    Returns:
-        "h_mae", "energy_mae" in microhartree, "similarity" (1 is perfect), and with fields "iterations" and
-        "iterations_minao".
-    """
-    molecules = [s.molecule for s in data.samples]
-    added = model.predict(molecules) if model is not None else [np.zeros_like(s.fock) for s in data.samples]
-    rows: dict[str, list[float]] = {"h_mae": [], "energy_mae": [], "similarity": []}
-    focks = [sample.guess + more for sample, more in zip(data.samples, added, strict=True)]
-    for sample, fock in zip(data.samples, focks, strict=True):
-        occupied = sample.molecule.occupied()
-        rows["h_mae"].append(1e6 * matrix_error(fock, sample.fock))
-        rows["energy_mae"].append(1e6 * energy_error(fock, sample.fock, sample.overlap, occupied))
-        rows["similarity"].append(coefficient_similarity(fock, sample.fock, sample.overlap, occupied))
-    figures = {name: float(np.mean(values)) for name, values in rows.items()}
-    if fields:
-        chosen = list(zip(data.samples[:fields], focks, strict=False))
-        figures["iterations"] = float(np.mean([iterations(s.molecule, data.basis, f) for s, f in chosen]))
-        figures["iterations_minao"] = float(np.mean([s.cycles for s, _ in chosen]))
-    return figures
-
-
-def save_model(path: str | Path, model: SPHNet) -> Path:
-    """Write a trained network with its gates and settings (.safetensors). Freeze after loading, not before.
-
-    Raises ConfigError for a frozen network.
-    """
-    from safetensors.torch import save_file
-
-    if any(name.endswith("own.product.coefficients") for name in model.state_dict()):
-        raise ConfigError("save the network before `freeze`; freezing is repeated after loading")
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    path = Path(path)
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"gossamer": json.dumps(model.settings())})
-    return path
-
-
-def load_model(path: str | Path) -> SPHNet:
-    """Read what `save_model` wrote. Raises CheckpointError for a damaged or foreign file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(Path(path), "pt") as file:
-            made: dict[str, Any] = json.loads((file.metadata() or {})["gossamer"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model = SPHNet(Layout(made["basis"], tuple(made["elements"])), Shape(**made["shape"]))
-        model.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is no network of `gossamer molecules train` ({error})") from error
-    settled = any("gate.kept" in name for name in tensors)
-    for module in model.modules():
-        if settled and isinstance(module, PathGate):
-            module.phase = "fixed"  # what was saved is a choice already
-    return model.eval()
