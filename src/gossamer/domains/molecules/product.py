@@ -22,7 +22,7 @@ def normalisation(paths: Sequence[Path]) -> Tensor:
 
 
 class PathProduct(nn.Module):
-    """sum over paths p of c_p w_p (x (x) y)_p as two matrix products; fewer paths make smaller matrices.
+    """sum over paths p of c_p w_p (x (x) y)_p: one small matrix product for each pair of degrees that a path uses.
 
     Args:
         paths: degrees (l1, l2, l3).
@@ -32,8 +32,6 @@ class PathProduct(nn.Module):
         ConfigError: a path that is not feasible.
     """
 
-    rows: Tensor
-    table: Tensor
     component: Tensor
     gather: Tensor
     coefficients: Tensor
@@ -43,31 +41,37 @@ class PathProduct(nn.Module):
         bad = set(paths) - set(triples(lmax, second))
         if bad:
             raise ConfigError(f"paths {sorted(bad)} do not exist with degrees up to {lmax}, {second}, {lmax}")
-        self.paths, self.second = tuple(paths), width(second)
-        whole = torch.zeros(width(lmax), width(second), sum(2 * l3 + 1 for *_, l3 in paths))
-        gather = torch.zeros(whole.shape[-1], width(lmax))
-        at, component = 0, []
-        for number, (l1, l2, l3) in enumerate(paths):
-            here = slice(at, at + 2 * l3 + 1)
-            whole[block(l1), block(l2), here] = three_j(l1, l2, l3).to(whole.dtype)
-            gather[here, block(l3)] = torch.eye(2 * l3 + 1)
-            component += [number] * (2 * l3 + 1)
-            at = here.stop
-        flat = whole.flatten(0, 1)
-        used = flat.abs().sum(1).nonzero().squeeze(1)  # the products of components that any path needs
-        self.register_buffer("rows", used, persistent=False)
-        self.register_buffer("table", flat[used], persistent=False)
+        self.paths = tuple(paths)
+        self.degrees = tuple(dict.fromkeys((l1, l2) for l1, l2, _ in paths))
+        component: list[int] = []  # the path behind every column of the intermediate result
+        target: list[int] = []  # the component that it is added to
+        for pair in self.degrees:
+            members = [n for n, path in enumerate(paths) if path[:2] == pair]
+            symbols = [three_j(*paths[n]).flatten(0, 1) for n in members]
+            self.register_buffer(_name(pair), torch.cat(symbols, 1).to(torch.get_default_dtype()), persistent=False)
+            for n in members:
+                component += [n] * (2 * paths[n][2] + 1)
+                target += range(width(lmax))[block(paths[n][2])]
+        gather = torch.zeros(len(target), width(lmax))
+        gather[torch.arange(len(target)), target] = 1
         self.register_buffer("component", torch.tensor(component), persistent=False)
         self.register_buffer("gather", gather, persistent=False)
         self.register_buffer("coefficients", torch.ones(len(paths)) if coefficients is None else coefficients)
 
     def forward(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """x (n, channels, width), y (n, channels or 1, second width), weights (n or 1, paths, channels) -> like x."""
-        first = x[..., self.rows // self.second]
-        products = (first * y[..., self.rows % self.second]) @ self.table
+        parts = []
+        for pair in self.degrees:
+            products = x[..., block(pair[0]), None] * y[..., None, block(pair[1])]
+            parts.append(products.flatten(2) @ getattr(self, _name(pair)))
         scaled = (weights * self.coefficients[:, None]).transpose(1, 2)
-        out: Tensor = (products * scaled[..., self.component]) @ self.gather
+        out: Tensor = (torch.cat(parts, 2) * scaled[..., self.component]) @ self.gather
         return out
+
+
+def _name(pair: tuple[int, int]) -> str:
+    """Of the table of 3j symbols, ((2 l1 + 1)(2 l2 + 1), components), of two degrees."""
+    return f"table_{pair[0]}_{pair[1]}"
 
 
 class SparseTensorProduct(nn.Module):
