@@ -28,9 +28,10 @@ from gossamer.architectures.gflownet import (
     pairwise,
     search_gflownet,
 )
+from gossamer.architectures.gflownet.balance import log_inflow, loss, parents_kl
+from gossamer.architectures.gflownet.memory import Memory
 from gossamer.architectures.gflownet.order import layers
 from gossamer.architectures.gflownet.rollout import Logs, backward, sample
-from gossamer.architectures.gflownet.train import Memory, log_inflow, loss, parents_kl
 from gossamer.errors import ConfigError, NumericsError, ShapeError
 
 SPACE = SearchSpace((OneOf("a", ("x", "y")), OneOf("b", ("x", "y", "z")), OneOf("c", ("x", "y"))))

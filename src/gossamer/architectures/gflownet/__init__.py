@@ -1,12 +1,13 @@
 """Order-preserving GFlowNets: sample discrete objects by the order of their scores alone (Chen & Mauch 2024)."""
 
+from .balance import Flow
 from .envs import Env, HyperGrid, Sequences, SlotFill
 from .exact import exact_distribution
 from .network import GFlowNet
 from .order import OrderLoss, listwise, non_dominated, pairwise
 from .policies import Policy, Tabular
 from .search import search_gflownet
-from .train import Flow, Training, fit
+from .train import Training, fit
 
 __all__ = [
     "Env",

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .balance import Flow
 from .envs import Env
 from .exact import exact_distribution
+from .memory import Oracle
 from .policies import Policy, Tabular, _Policy
 from .rollout import sample
-from .train import Flow, Oracle, Training, fit
+from .train import Training, fit
 
 
 class GFlowNet:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from ..evaluator import Evaluation, Evaluator
+from .balance import Flow, loss
 from .envs import SlotFill
+from .memory import Memory
 from .policies import Policy
 from .rollout import backward, sample
-from .train import Flow, Memory, Training, loss
+from .train import Training
 
 
 def search_gflownet(
