@@ -9,7 +9,7 @@ fixed N(0, 0.6^2) noise on the pixels, 1000 to train and 797 to test,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,11 +18,13 @@ from torch import nn
 
 from gossamer.claims.cells import cell
 from gossamer.claims.testbeds import one_thread
+from gossamer.data.cifar import cifar10_jpeg
 from gossamer.data.dataset import Batches, Dataset
 from gossamer.data.digits import digits
 from gossamer.data.idx import mnist
 from gossamer.errors import NumericsError, unknown
 from gossamer.models.mlp import mlp
+from gossamer.models.resnet import CifarResNet
 from gossamer.reuse.unlearning import (
     FineTune,
     FisherForgetting,
@@ -34,17 +36,13 @@ from gossamer.reuse.unlearning import (
     PruneFirst,
     RandomLabels,
     Retrain,
-    Trigger,
-    attack_success,
-    poison,
-    transfer,
     unlearn,
 )
 from gossamer.reuse.unlearning.descent import train
 from gossamer.reuse.unlearning.masks import Job
 from gossamer.reuse.unlearning.measure import Figures
 from gossamer.reuse.unlearning.split import shuffled
-from gossamer.sparsify.groups import Select
+from gossamer.sparsify.groups import Select, select
 from gossamer.training.config import OptimConfig, TrainConfig
 from gossamer.training.task import Classification
 
@@ -54,7 +52,6 @@ SCENARIOS: dict[str, Callable[[Dataset, int], ForgetSplit]] = {
     "random": lambda data, seed: ForgetSplit.at_random(data, 0.1, seed=seed),
 }
 NETWORKS = ("dense", "omp", "imp", "synflow")
-HIDDEN = Select(only=("fc*",))
 _FAST: dict[str, Any] = {"lr": 0.05, "batch_size": BATCH}
 METHODS: dict[str, Method] = {
     "ft": FineTune(**_FAST),
@@ -84,16 +81,52 @@ def noisy_digits(seed: int) -> Dataset:
 
 @cache
 def mnist_part(seed: int) -> Dataset:
-    """The first 12,000 training images of MNIST in memory, and its 10,000 test images."""
+    """The first 12,000 training images of MNIST in memory, and 2,000 of its test images."""
     data = mnist(batch_size=BATCH, seed=seed)
-    x, y = data.train.source[torch.arange(12_000)]
-    if data.train.transform is not None:
-        x = data.train.transform(x, torch.Generator())
-    test = Batches(list(data.test.tensors()), 256)
-    return replace(data, train=Batches([x, y], BATCH, seed=seed, shuffle=True), test=test)
+    return _in_memory(data, seed, 12_000, 2_000)
 
 
-DATA: dict[str, Callable[[int], Dataset]] = {"digits": noisy_digits, "mnist": mnist_part}
+@cache
+def cifar_part(seed: int) -> Dataset:
+    """100 training images of each class of CIFAR-10 in JPEG, not augmented, and 1,000 test images."""
+    return _in_memory(cifar10_jpeg(batch_size=BATCH, seed=seed, per_class=100, augment=False), seed, 1_000, 1_000)
+
+
+def _in_memory(data: Dataset, seed: int, train: int, test: int) -> Dataset:
+    """The first training images, and test images spread over all, transformed once."""
+    parts = []
+    for part, which in (
+        (data.train, torch.arange(train)),
+        (data.test, torch.randperm(data.test.samples, generator=torch.Generator().manual_seed(0))[:test]),
+    ):
+        x, y = part.source[which]
+        parts.append([x if part.transform is None else part.transform(x, torch.Generator()), y])
+    return replace(data, train=Batches(parts[0], BATCH, seed=seed, shuffle=True), test=Batches(parts[1], 256))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is trained on which data; `select` may be pruned, to `sparsity`."""
+
+    data: Callable[[int], Dataset]
+    model: Callable[[Dataset], nn.Module]
+    epochs: int
+    select: Select
+    sparsity: float = 0.95
+
+
+def _perceptron(data: Dataset) -> nn.Module:
+    return mlp(shape=data.shape, hidden=(200, 200), norm=False)
+
+
+HIDDEN = Select(only=("fc*",))
+BENCHES = {
+    "digits": Bench(noisy_digits, _perceptron, EPOCHS, HIDDEN),
+    "mnist": Bench(mnist_part, _perceptron, 6, HIDDEN),
+    "cifar": Bench(
+        cifar_part, lambda data: CifarResNet(8, shape=data.shape, width=0.5), 15, Select(layers=("conv",)), 0.8
+    ),
+}
 
 
 def training(batches: Batches, seed: int, epochs: int = EPOCHS) -> TrainConfig:
@@ -102,15 +135,17 @@ def training(batches: Batches, seed: int, epochs: int = EPOCHS) -> TrainConfig:
     return TrainConfig(steps=epochs * len(batches), seed=seed, optim=optim, device="cpu", log_every=0)
 
 
-def trained(data: Dataset, network: str, seed: int, epochs: int = EPOCHS) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+def trained(
+    data: Dataset, network: str, seed: int, bench: Bench = BENCHES["digits"]
+) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A network on all training samples, and its masks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = mlp(shape=data.shape, hidden=(200, 200), norm=False)
-    config = training(data.train, seed, epochs)
+        model = bench.model(data)
+    config = training(data.train, seed, bench.epochs)
     if network == "dense":
         return train(Classification(model), data.train, config, Job({}, seed, "cpu")), {}
-    return PruneFirst(network, 0.95, config, rewind=0.1, select=HIDDEN).apply(model, data)
+    return PruneFirst(network, bench.sparsity, config, rewind=0.1, select=bench.select).apply(model, data)
 
 
 def forgetting(
@@ -120,40 +155,40 @@ def forgetting(
     methods: tuple[str, ...] = tuple(METHODS),
     *,
     data: str = "digits",
-    epochs: int = EPOCHS,
     mutant: str | None = None,
 ) -> dict[str, Any]:
     """Train a network, let it forget by every method, measure all; cached on disk.
 
     Args:
         scenario: a key of `SCENARIOS`. network: one of `NETWORKS`. methods: keys of `METHODS`.
-        data: a key of `DATA`. epochs: of the training.
+        data: a key of `BENCHES`.
         mutant: "no_penalty" (l1 with gamma 0), "mask_of_ones" (the network that should be sparse is dense),
             "no_enforce" (methods do not know the masks).
     Returns:
         {"original", "retrain", method: {"ua", "mia", "ra", "ta", "gap" (to the retrained network), "seconds", "leaked"
-        (masked weights that are not 0), "zeros" (share of exact zeros in the hidden matrices)}, ...}; None for a method
-        that diverged.
+        (masked weights that are not 0), "zeros" (share of zeros in the weights that may be pruned)}, ...}; None for a
+        method that diverged.
     """
     if scenario not in SCENARIOS:
         raise unknown("forget scenario", scenario, SCENARIOS)
     key = {"scenario": scenario, "network": network, "seed": seed, "methods": list(methods)}
-    key |= {"data": data, "epochs": epochs, "mutant": mutant}
+    key |= {"data": data, "mutant": mutant}
 
     def compute() -> dict[str, Any]:
         with one_thread():
-            return _forgetting(scenario, network, seed, methods, data, epochs, mutant)
+            return _forgetting(scenario, network, seed, methods, data, mutant)
 
     return cell("gossamer.claims.unlearn_testbed", key, compute)
 
 
 def _forgetting(
-    scenario: str, network: str, seed: int, methods: tuple[str, ...], name: str, epochs: int, mutant: str | None
+    scenario: str, network: str, seed: int, methods: tuple[str, ...], name: str, mutant: str | None
 ) -> dict[str, Any]:
-    data = DATA[name](seed)
+    bench = BENCHES[name]
+    data = bench.data(seed)
     split = SCENARIOS[scenario](data, seed)
-    model, masks = trained(data, "dense" if mutant == "mask_of_ones" else network, seed, epochs)
-    again = Retrain(batch_size=BATCH, train=training(shuffled(split.retain, BATCH, seed), seed, epochs))
+    model, masks = trained(data, "dense" if mutant == "mask_of_ones" else network, seed, bench)
+    again = Retrain(batch_size=BATCH, train=training(shuffled(split.retain, BATCH, seed), seed, bench.epochs))
     known = None if mutant == "no_enforce" else masks
     options: dict[str, Any] = {"masks": known, "seed": seed, "device": "cpu"}
     _, report = unlearn(model, split, method=again, **options)
@@ -168,7 +203,8 @@ def _forgetting(
         except NumericsError:
             rows[key] = None
             continue
-        hidden = {n: p.detach() for n, p in made.named_parameters() if n.startswith("fc") and p.ndim > 1}
+        weights = dict(made.named_parameters())
+        hidden = {group.name: weights[group.name].detach() for group in select(made, bench.select)}
         zeros = torch.cat([weight.flatten() == 0 for weight in hidden.values()])
         rows[key] = _row(report.after) | {
             "gap": report.gaps["retrain"],
@@ -180,96 +216,3 @@ def _forgetting(
 
 def _row(figures: Figures) -> dict[str, Any]:
     return {name: getattr(figures, name) for name in ("ua", "mia", "ra", "ta", "seconds")}
-
-
-REPAIRS = ("ft", "l1")
-
-
-def backdoor(network: str, seed: int) -> dict[str, Any]:
-    """A 2x2 trigger in a tenth of the noisy digits, and what forgetting the poisoned samples leaves of it; cached.
-
-    Returns:
-        {"original", "retrain", one for each of `REPAIRS`: {"clean": test accuracy, "success": of the attack}}, in %.
-    """
-
-    def compute() -> dict[str, Any]:
-        with one_thread():
-            return _backdoor(network, seed)
-
-    return cell("gossamer.claims.unlearn_testbed", {"what": "backdoor", "network": network, "seed": seed}, compute)
-
-
-def _backdoor(network: str, seed: int) -> dict[str, Any]:
-    clean = noisy_digits(seed)
-    trigger = Trigger(size=2, value=3.0, target=0)
-    x, y = clean.train.source[torch.arange(1000)]
-    images, labels, chosen = poison(x, y, trigger, 0.1, seed)
-    data = replace(clean, train=Batches([images, labels], BATCH, seed=seed, shuffle=True))
-    split = ForgetSplit.by_index(data, chosen)
-    model, masks = trained(data, network, seed)
-    again = Retrain(train=training(shuffled(split.retain, BATCH, seed), seed))
-    x, y = clean.test.tensors()
-    rows = {}
-    for name, method in {"original": None, "retrain": again, **{key: METHODS[key] for key in REPAIRS}}.items():
-        made = model
-        if method is not None:
-            made, _ = unlearn(model, split, method=method, masks=masks, seed=seed, device="cpu")
-        right = float((made(x).argmax(1) == y).double().mean())
-        rows[name] = {"clean": 100 * right, "success": attack_success(made, x, y, trigger)}
-    return rows
-
-
-SOURCE, TARGET = range(7), range(7, 10)
-
-
-def transferred(seed: int) -> dict[str, Any]:
-    """Digits 0 to 6 are the source, 7 to 9 the target of a linear probe; each source class is forgotten once; cached.
-
-    Returns:
-        {"before": accuracy in % on the target's test set} and for the methods "l1" and "retrain" {"l1, best": without
-        the class whose absence is best on the target's training set, "l1, class": that class, "l1, mean": mean over
-        the classes}.
-    """
-
-    def compute() -> dict[str, Any]:
-        with one_thread():
-            return _transferred(seed)
-
-    return cell("gossamer.claims.unlearn_testbed", {"what": "transfer", "seed": seed}, compute)
-
-
-def _transferred(seed: int) -> dict[str, Any]:
-    whole = noisy_digits(seed)
-    parts = [part.source[torch.arange(part.samples)] for part in (whole.train, whole.test)]
-    source = [_of_classes(part, SOURCE) for part in parts]
-    target = [_of_classes(part, TARGET) for part in parts]
-    data = replace(
-        whole,
-        train=Batches(source[0], BATCH, seed=seed, shuffle=True),
-        test=Batches(source[1], 256),
-        classes=len(SOURCE),
-    )
-    model, _ = trained(data, "dense", seed)
-
-    def probe(network: nn.Module, on: int) -> float:
-        return transfer(network, target[0], target[on], lr=0.05, batch_size=BATCH, seed=seed, device="cpu").accuracy
-
-    row: dict[str, Any] = {"before": probe(model, 1)}
-    for name in ("l1", "retrain"):
-        found: dict[int, tuple[float, float]] = {}
-        for label in SOURCE:
-            split = ForgetSplit.by_class(data, label)
-            again = Retrain(train=training(shuffled(split.retain, BATCH, seed), seed))
-            method = again if name == "retrain" else METHODS[name]
-            made, _ = unlearn(model, split, method=method, seed=seed, device="cpu")
-            found[label] = (probe(made, 0), probe(made, 1))
-        best = max(found, key=lambda label: found[label][0])
-        row |= {f"{name}, class": best, f"{name}, best": found[best][1]}
-        row[f"{name}, mean"] = sum(test for _, test in found.values()) / len(found)
-    return row
-
-
-def _of_classes(part: tuple[torch.Tensor, ...], classes: range) -> list[torch.Tensor]:
-    """The samples of some classes, labels from 0."""
-    which = (part[1] >= classes.start) & (part[1] < classes.stop)
-    return [part[0][which], part[1][which] - classes.start]
