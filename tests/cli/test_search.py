@@ -87,3 +87,59 @@ def test_cells_that_cannot_be_searched_are_said_before_they_run(gossamer, tmp_pa
     done = gossamer("search", "dass", *arguments, "-o", tmp_path)
     assert done.code == 2, done.err
     assert message in done.err
+
+
+def test_layers_get_patterns_and_the_front_is_drawn(gossamer, tmp_path):
+    short = ("--budget", 3, "--steps", 3, "--workers", 1, "--set", 'model_options={"hidden": [8, 8], "norm": false}')
+    done = gossamer("search", "layers", *short, "-o", tmp_path, "--json")
+    assert done.code == 0, done.err
+    (seed,) = done.json["seeds"]
+    assert seed["slots"] == ["fc1", "fc2"]
+    assert len(seed["gflownet"]["evaluations"]) == len(seed["random"]["evaluations"]) == 3
+    assert (tmp_path / "report.html").read_text().count("<svg") == 4
+    again = gossamer("search", "layers", *short, "-o", tmp_path)
+    assert again.code == 0
+    assert "front of gflownet" in again.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budget", 0), "at least 1 evaluation"),
+        (("--options", "dense"), "one architecture alone"),
+        (("--options", "dense,4"), "N:M such as"),
+        (("--set", "data_option={}"), "did you mean 'data_options'"),
+        (("--flow", "tbb"), "a flow loss is one of"),
+    ],
+)
+def test_layers_that_cannot_be_searched_are_said_before_they_run(gossamer, tmp_path, arguments, message):
+    done = gossamer("search", "layers", *arguments, "-o", tmp_path)
+    assert (done.code, message in done.err) == (2, True), done.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_masses_of_a_sampler_are_drawn(gossamer, tmp_path):
+    done = gossamer("search", "gflownet", "modes", "--steps", 5, "--reward", 1, "-o", tmp_path, "--json")
+    assert done.code == 0, done.err
+    assert set(done.json["samplers"]) == {"order", "reward^1"}
+    assert done.json["samplers"]["order"]["share"] == 4 / 64
+    assert (tmp_path / "report.html").read_text().count("<svg") == 2
+    front = gossamer("search", "gflownet", "front", "--side", 5, "--steps", 5, "-o", tmp_path)
+    assert front.code == 0, front.err
+    assert "mass on the best" in front.out
+    assert (tmp_path / "report.html").read_text().count("<svg") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mode",), "did you mean 'modes'"),
+        (("front", "--objectives", "branin"), "two different objectives"),
+        (("front", "--reward", 1), "needs one objective"),
+        (("words", "--flow", "x"), "a flow loss is one of"),
+        (("words", "--ranks", "best"), "'batch' or 'global'"),
+    ],
+)
+def test_samplers_that_cannot_be_trained_are_refused(gossamer, tmp_path, arguments, message):
+    done = gossamer("search", "gflownet", *arguments, "-o", tmp_path)
+    assert (done.code, message in done.err) == (2, True), done.err

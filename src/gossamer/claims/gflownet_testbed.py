@@ -1,4 +1,4 @@
-"""The testbeds of OP-GFN: a grid with four modes, the Branin-Currin front, and N:M choices of a small network."""
+"""The testbeds of OP-GFN: enumerable problems, and N:M choices of a small network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.architectures.evaluator import Evaluator
-from gossamer.architectures.gflownet import Flow, GFlowNet, HyperGrid, Training, non_dominated, search_gflownet
+from gossamer.architectures.gflownet import Flow, GFlowNet, HyperGrid, Training, search_gflownet
+from gossamer.architectures.gflownet.tasks import four_modes, ring, task
+from gossamer.architectures.nsga import search_nsga2
 from gossamer.architectures.random_search import random_search
 from gossamer.architectures.slots import OneOf
 from gossamer.architectures.space import SearchSpace
@@ -28,28 +30,6 @@ OPTIONS = ("dense", "2:4", "1:4", "1:8")
 DENSITY = {"dense": 1.0, "2:4": 0.5, "1:4": 0.25, "1:8": 0.125}
 PATTERNS = {"dense": None, "2:4": NM(2, 4), "1:4": NM(1, 4), "1:8": NM(1, 8)}
 LAYERS, HIDDEN, PRICE = 4, 32, 0.1  # accuracy that a fully dense network must earn
-
-
-def reward(points: Tensor) -> Tensor:
-    """1e-3, plus 1/2 in the corners, plus 2 in their rings: four modes (Bengio et al. 2021)."""
-    away = (points - 0.5).abs()
-    return 1e-3 + 0.5 * (away > 0.25).all(1).double() + 2 * ring(points).double()
-
-
-def ring(points: Tensor) -> Tensor:
-    """Which points lie in a mode."""
-    away = (points - 0.5).abs()
-    return ((away > 0.3) & (away < 0.4)).all(1)
-
-
-def branin_currin(points: Tensor) -> Tensor:
-    """(n, 2) objectives in about [0, 1], larger is better, of points in [0, 1]^2."""
-    x, y = points.double().unbind(1)
-    currin = (1 - torch.exp(-1 / (2 * y + 1e-10))) * (2300 * x**3 + 1900 * x**2 + 2092 * x + 60)
-    a, b = 15 * x - 5, 15 * y
-    first = b - 5.1 / (4 * math.pi**2) * a**2 + 5 / math.pi * a - 6
-    branin = first**2 + 10 * (1 - 1 / (8 * math.pi)) * a.cos() + 10
-    return torch.stack([1 - branin / 308.13, currin / (100 * x**3 + 500 * x**2 + 4 * x + 20) / 13.77], 1)
 
 
 def modes(flow: Flow, seed: int, transform: str = "none", mutant: str | None = None) -> dict[str, Any]:
@@ -79,13 +59,13 @@ def _modes(flow: Flow, seed: int, transform: str, mutant: str | None) -> dict[st
         if mutant == "shuffled_scores":
             number = places[env.index(states)]
             states = torch.stack([number % GRID, number // GRID], 1)
-        value = reward(env.coordinates(states))
+        value = four_modes(env.coordinates(states))
         return (5 * value).exp() if transform == "exp" else value
 
     used = Flow(flow.kind, None, flow.beta) if mutant == "raw_reward" else flow
     training = Training(**{**asdict(MODES), "seed": seed})
     objects, chances = GFlowNet(env, flow=used).fit(oracle, training).distribution()
-    true = reward(env.coordinates(objects))
+    true = four_modes(env.coordinates(objects))
     inside = ring(env.coordinates(objects))
     return {
         "mass": float(chances[inside].sum()),
@@ -113,15 +93,16 @@ def front(seed: int, mutant: str | None = None) -> dict[str, Any]:
 
 
 def _front(seed: int, mutant: str | None) -> dict[str, Any]:
-    env = HyperGrid(FRONT, 2)
+    posed = task("front", side=FRONT)
+    env = posed.env
 
     def oracle(states: Tensor) -> Tensor:
-        found = branin_currin(env.coordinates(states))
+        found = posed.oracle(states)
         return found[:, :1] if mutant == "first_objective" else found
 
     training = Training(**{**asdict(PARETO), "seed": seed})
     objects, chances = GFlowNet(env).fit(oracle, training).distribution()
-    best = non_dominated(branin_currin(env.coordinates(objects)))
+    best = posed.best(posed.oracle(objects))
     on = chances[best]
     share = on / on.sum()
     return {
@@ -232,7 +213,7 @@ def _search(method: str, budget: int, trial: int, mutant: str | None) -> dict[st
     if method == "random":
         random_search(space, draws=4 * budget, evaluator=evaluator, seed=trial)
     elif method == "nsga2":
-        _nsga2(evaluator, trial)
+        search_nsga2(evaluator, seed=trial)
     else:
         search_gflownet(evaluator, warm=20, fresh=10, updates=60, seed=trial)
     true = [known[_key(e.architecture)] for e in evaluator.history]
@@ -241,34 +222,3 @@ def _search(method: str, budget: int, trial: int, mutant: str | None) -> dict[st
         "area": hypervolume(true, (0.0, 1.0), (True, False)),
         "spent": evaluator.spent,
     }
-
-
-def _nsga2(evaluator: Evaluator, seed: int) -> None:
-    """pymoo's NSGA-II on the options' indices until the budget is spent."""
-    from pymoo.algorithms.moo.nsga2 import NSGA2
-    from pymoo.core.problem import ElementwiseProblem
-    from pymoo.operators.crossover.sbx import SBX
-    from pymoo.operators.mutation.pm import PM
-    from pymoo.operators.repair.rounding import RoundingRepair
-    from pymoo.operators.sampling.rnd import IntegerRandomSampling
-    from pymoo.optimize import minimize
-
-    from gossamer.architectures.evaluator import BudgetSpentError
-
-    class Problem(ElementwiseProblem):
-        def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            accuracy, density = evaluator.evaluate(tuple(int(v) for v in x)).values
-            out["F"] = [-accuracy, density]
-
-    problem = Problem(n_var=LAYERS, n_obj=2, xl=0, xu=len(OPTIONS) - 1, vtype=int)
-    algorithm = NSGA2(
-        pop_size=20,
-        sampling=IntegerRandomSampling(),
-        crossover=SBX(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
-        mutation=PM(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
-        eliminate_duplicates=True,
-    )
-    try:
-        minimize(problem, algorithm, ("n_gen", 200), seed=seed, verbose=False)
-    except BudgetSpentError:
-        return

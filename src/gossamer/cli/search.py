@@ -14,6 +14,8 @@ import typer
 
 from gossamer.cli.cells import dass
 from gossamer.cli.console import print_json, print_table, say
+from gossamer.cli.flows import gflownet
+from gossamer.cli.layers import layers
 from gossamer.cli.options import DataDir, Json, use_data
 from gossamer.errors import ConfigError, GossamerError, MissingExtra
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 search = typer.Typer(help="Search sparse architectures, against chance.", no_args_is_help=True)
 
 search.command()(dass)
+search.command()(layers)
+search.command()(gflownet)
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the page.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="NAME=JSON", help="A setting; repeat.")]

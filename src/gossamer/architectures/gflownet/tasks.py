@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,6 +110,7 @@ class Task:
         env: how objects are built. oracle: states (n, width) -> scores (n,) or (n, k). labels: of the objectives.
         steps, batch, lr, explore: of a training that suits it.
         top: with one objective, scores from this on are the best class; with several the front is.
+        side: of a square grid; 0: the objects are no grid.
     """
 
     env: Env
@@ -116,6 +118,13 @@ class Task:
     labels: tuple[str, ...]
     training: Training
     top: float | None = None
+    side: int = 0
+
+    def describe(self, state: Tensor) -> dict[str, Any]:
+        """An object for people: options by slot, letters, or places."""
+        if isinstance(self.env, SlotFill):
+            return self.env.space.describe(self.env.architecture(state))
+        return {"word": "".join("ABCDEFGH"[i] for i in state.tolist())} if self.side == 0 else {"cell": state.tolist()}
 
     def best(self, scores: Tensor) -> Tensor:
         """(n,) bool: which objects a sampler should prefer."""
@@ -124,8 +133,10 @@ class Task:
 
 def _modes(side: int) -> Task:
     env = HyperGrid(side, 2)
+    if not bool(ring(env.coordinates(torch.arange(side)[:, None])).any()):
+        raise ConfigError(f"none of {side} places along an axis lies in a mode; take 8 or more")
     training = Training(steps=600, batch=64, lr=0.05, lr_z=0.05, explore=0.3)
-    return Task(env, lambda s: four_modes(env.coordinates(s)), ("reward",), training, 2.0)
+    return Task(env, lambda s: four_modes(env.coordinates(s)), ("reward",), training, 2.0, side)
 
 
 def _front(side: int, objectives: tuple[str, ...]) -> Task:
@@ -140,7 +151,7 @@ def _front(side: int, objectives: tuple[str, ...]) -> Task:
         points = env.coordinates(states)
         return torch.stack([OBJECTIVES[name](points) for name in objectives], 1)
 
-    return Task(env, oracle, objectives, Training(steps=800, batch=128, lr=0.1, lr_z=0.1, explore=0.05))
+    return Task(env, oracle, objectives, Training(steps=800, batch=128, lr=0.1, lr_z=0.1, explore=0.05), side=side)
 
 
 def _words() -> Task:
@@ -163,7 +174,7 @@ def task(name: str, *, side: int | None = None, objectives: tuple[str, ...] = ("
     Args:
         side: places along an axis of "modes" (8) and "front" (32). objectives: of "front", of OBJECTIVES.
     Raises:
-        ConfigError: an unknown name, fewer than two objectives of a front.
+        ConfigError: an unknown name, fewer than two objectives of a front, a grid whose places miss the modes.
     """
     if name not in TASKS:
         raise unknown("problem", name, TASKS)
