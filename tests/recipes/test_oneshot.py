@@ -12,11 +12,12 @@ from torch.nn import functional as F
 import gossamer
 from gossamer.errors import CheckpointError, ConfigError, DataError, MaskError, NumericsError, ShapeError
 from gossamer.models import build, load_llama, save_llama
-from gossamer.recipes import calibration, oneshot
+from gossamer.recipes import calibration, oneshot, trial
 from gossamer.recipes.calibration import Statistics, Walk, plain_forward
 from gossamer.recipes.obs import reconstruction_error
 from gossamer.recipes.oneshot import prune_
 from gossamer.recipes.prunable import prunable
+from gossamer.recipes.pruned import Record
 from gossamer.runs.model_files import load_weights, save_model
 from gossamer.sparsify.allocation import ERK, Global, budget
 from gossamer.sparsify.groups import Select
@@ -201,7 +202,7 @@ def test_streaming_sees_what_the_whole_model_would_see_behind_pruned_layers(make
     streamed, whole = make(), make()
     one = prune_(streamed, 0.5, score="sparsegpt", calibration=data)
     assert one.chains
-    monkeypatch.setattr(calibration, "_lists", lambda model, layers: {})
+    monkeypatch.setattr(trial, "block_lists", lambda model, layers: {})
     two = prune_(whole, 0.5, score="sparsegpt", calibration=data)
     assert not two.chains
     assert [row.name for row in one.layers] == [row.name for row in two.layers]
@@ -340,14 +341,14 @@ def test_singular_hessians_are_damped_and_named(damping, caplog):
 def test_an_interrupted_call_resumes_with_the_same_bits(score, after, tmp_path, monkeypatch):
     whole, stopped, again = language(), language(), language()
     expected = prune_(whole, 0.6, score=score, calibration=TOKENS)
-    save = oneshot._Record.save
+    save = Record.save
 
     def fail(self, number, *rest):
         save(self, number, *rest)
         if number == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(oneshot._Record, "save", fail)
+    monkeypatch.setattr(Record, "save", fail)
     with pytest.raises(KeyboardInterrupt):
         prune_(stopped, 0.6, score=score, calibration=TOKENS, progress=tmp_path / "p")
     monkeypatch.undo()

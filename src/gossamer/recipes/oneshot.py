@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from ..errors import CheckpointError, ConfigError, GossamerError, MaskError, unknown
-from ..kernels.bitmap import pack, unpack
+from ..errors import ConfigError, GossamerError, MaskError, unknown
 from ..kernels.topk import topk_rows
-from ..runs.checkpoint import load_state, save_state
 from ..sparsify.allocation import Allocation, Global, Uniform, budget, keep_counts
 from ..sparsify.groups import Select
 from ..sparsify.patterns import NM, Block, Cols, Pattern, Rows, Unstructured
@@ -36,66 +31,11 @@ from .calibration import (
 )
 from .obs import DAMPING, sparsegpt
 from .prunable import Layer, prunable
+from .pruned import OneShot, PrunedLayer, Record, fingerprint
 
 log = logging.getLogger(__name__)
 ScoreName = Literal["magnitude", "wanda", "sparsegpt"]
 SCORES: tuple[ScoreName, ...] = ("magnitude", "wanda", "sparsegpt")
-
-
-@dataclass(frozen=True)
-class PrunedLayer:
-    """What happened to one weight.
-
-    Attributes:
-        kept, total: entries.
-        error: squared change of the layer's outputs on the calibration data over their squared size (SparseGPT).
-        damping: share of the Hessian's mean diagonal that was added to it; above the wanted one where it was singular.
-        dead: input columns that no sample excites. samples: rows of calibration inputs.
-    """
-
-    name: str
-    kept: int
-    total: int
-    error: float | None = None
-    damping: float | None = None
-    dead: int | None = None
-    samples: int | None = None
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class OneShot:
-    """The outcome of `prune_`.
-
-    Attributes:
-        layers: in the order in which they were pruned. skipped: name -> why it stayed dense.
-        masks: parameter name -> bool mask of its shape (True = kept), for `runs.model_files.save_model` or retraining.
-        chains: lists of blocks along which hidden states were carried; other layers were reached from the input.
-    """
-
-    layers: tuple[PrunedLayer, ...]
-    skipped: dict[str, str]
-    masks: dict[str, Tensor]
-    chains: tuple[str, ...] = ()
-
-    @property
-    def density(self) -> float:
-        """Kept fraction of the pruned weights."""
-        return sum(layer.kept for layer in self.layers) / sum(layer.total for layer in self.layers)
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the masks."""
-        rows = [asdict(layer) for layer in self.layers]
-        return {"density": self.density, "layers": rows, "skipped": self.skipped, "chains": list(self.chains)}
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.layers)} layers pruned, density {self.density:.4f}"]
-        for row in self.layers:
-            error = "" if row.error is None else f"  error {row.error:.3g}  damping {row.damping:g}"
-            dead = f"  {row.dead} dead inputs" if row.dead else ""
-            lines.append(f"  {row.name}: {row.kept} of {row.total}{error}{dead}")
-        lines += [f"  {name}: dense, {reason}" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
 
 
 def prune_(
@@ -150,11 +90,11 @@ def prune_(
     keep = _counts(layers, pattern, sparsity, allocation)
     if score == "sparsegpt" and isinstance(pattern, (Rows, Cols)):
         raise ConfigError(f"sparsegpt cannot prune whole {type(pattern).__name__.lower()}; take magnitude or wanda")
-    record = _Record(Path(progress)) if progress is not None else None
+    record = Record(Path(progress)) if progress is not None else None
     settings = [sparsity, pattern, score, allocation, damping, block, samples]
     if score == "magnitude":
         if record is not None:
-            record.open(_fingerprint(settings, layers, []))
+            record.open(fingerprint(settings, layers, []))
         steps: Iterable[tuple[tuple[Layer, ...], Any]] = (((layer,), None) for layer in layers)
         done = list(_prune(steps, pattern, keep, _by_magnitude, record))
         return _outcome(done, skipped, ())
@@ -162,7 +102,7 @@ def prune_(
         raise ConfigError(f"calibration needs at least one sample, got samples={samples}")
     batches = take_batches(check_calibration(calibration, score), samples, layers[0].weight.device)
     if record is not None:
-        record.open(_fingerprint(settings, layers, batches))
+        record.open(fingerprint(settings, layers, batches))
     solve = partial(_by_sparsegpt, damping=damping, block=block) if score == "sparsegpt" else _by_wanda
     with at_rest(model):
         walk = Walk(model, layers, batches, forward)
@@ -238,7 +178,7 @@ def _prune(
     pattern: Pattern,
     keep: dict[str, int],
     solve: Solver,
-    record: _Record | None,
+    record: Record | None,
 ) -> Iterator[tuple[PrunedLayer, Tensor]]:
     """Prune layer after layer, or take over what an earlier call recorded."""
     for number, (layers, measure) in enumerate(steps):
@@ -329,65 +269,6 @@ def _by_sparsegpt(
         "samples": statistics.samples,
     }
     return new.reshape(weight.shape), masks.reshape(weight.shape), fields
-
-
-# ---------------------------------------------------------------------- the record of finished layers
-
-
-@dataclass
-class _Record:
-    """A folder with one checkpoint per unit: the pruned weights, their masks and their rows of the report."""
-
-    folder: Path
-    fingerprint: str = ""
-
-    def open(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f"progress is a folder, and {self.folder} is a file")
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"unit-{number:05d}.json"
-
-    def save(self, number: int, layers: tuple[Layer, ...], results: list[tuple[PrunedLayer, Tensor]]) -> None:
-        tree = {
-            "weights": {layer.name: layer.weight.detach() for layer in layers},
-            "masks": {row.name: pack(mask.cpu()) for row, mask in results},
-            "rows": [asdict(row) for row, _ in results],
-        }
-        save_state(self._path(number), tree, {"fingerprint": self.fingerprint})
-
-    @torch.no_grad()
-    def load(self, number: int, layers: tuple[Layer, ...]) -> list[tuple[PrunedLayer, Tensor]] | None:
-        """The results of a unit that is done, its weights put in place; None if it is not done."""
-        path = self._path(number)
-        if not path.exists():
-            return None
-        tree, meta = load_state(path)
-        if meta.get("fingerprint") != self.fingerprint or set(tree["weights"]) != {layer.name for layer in layers}:
-            raise CheckpointError(
-                f"{path} is of another model, other calibration data or other options; "
-                "load the original model, or choose another folder for progress"
-            )
-        for layer in layers:
-            layer.weight.copy_(tree["weights"][layer.name])
-        shapes = {layer.name: tuple(layer.weight.shape) for layer in layers}
-        rows = [PrunedLayer(**row) for row in tree["rows"]]
-        device = layers[0].weight.device
-        return [(row, unpack(tree["masks"][row.name], shapes[row.name]).to(device)) for row in rows]
-
-
-def _fingerprint(settings: list[Any], layers: list[Layer], batches: list[Batch]) -> str:
-    """A hash of the options, the weights and the calibration data."""
-    state = hashlib.sha256(repr(settings).encode())
-    tensors = [layer.weight.detach() for layer in layers] + [t for t in tree_leaves(batches) if torch.is_tensor(t)]
-    for layer in layers:
-        state.update(layer.name.encode())
-    for tensor in tensors:
-        state.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-        state.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
-    return state.hexdigest()
 
 
 def _outcome(done: list[tuple[PrunedLayer, Tensor]], skipped: dict[str, str], chains: tuple[str, ...]) -> OneShot:
