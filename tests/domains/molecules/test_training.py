@@ -1,17 +1,31 @@
 """The dense rival: e3nn's products equal ours, its symmetries, and a training that is interrupted."""
 
+import dataclasses
+import sys
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from gossamer.domains.molecules import QHNet, Settings, Shape, SPHNet, evaluate, geometries, make, train
+from gossamer.domains.molecules import (
+    QHNet,
+    Settings,
+    Shape,
+    SPHNet,
+    ThreePhase,
+    evaluate,
+    geometries,
+    make,
+    on_cuequivariance,
+    train,
+)
 from gossamer.domains.molecules.basis import rotation_of_orbitals
 from gossamer.domains.molecules.irreps import triples
 from gossamer.domains.molecules.product import PathProduct, normalisation
 from gossamer.domains.molecules.qhnet import E3nnProduct
 from gossamer.domains.molecules.scf import Molecule
-from gossamer.errors import CheckpointError, ConfigError
+from gossamer.errors import CheckpointError, ConfigError, MissingExtra
 
 SHAPE = Shape(lmax=2, channels=4)
 
@@ -29,6 +43,27 @@ def test_its_products_are_ours(shared):
     y = y[:, :1] if shared else y
     ours = PathProduct(triples(2), 2, 2, normalisation(triples(2)))
     torch.testing.assert_close(E3nnProduct(2, 3, shared)(x, y, weights), ours(x, y, weights), atol=1e-5, rtol=1e-4)
+
+
+def test_cuequivariance_computes_the_same(water):
+    pytest.importorskip("cuequivariance_torch", reason="needs the extra 'molecules-cuda'")
+    torch.manual_seed(0)
+    model = SPHNet(water.layout, dataclasses.replace(SHAPE, layers=2))
+    with pytest.raises(ConfigError, match="freeze"):
+        on_cuequivariance(model)
+    ThreePhase().step(model, 1, 4)
+    small, molecules = model.freeze(), [s.molecule for s in water.samples]
+    fast = on_cuequivariance(small)
+    assert not [m for m in fast.modules() if isinstance(m, PathProduct)]
+    for one, two in zip(small.predict(molecules), fast.predict(molecules), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_cuequivariance_that_is_not_there_is_named(water, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuequivariance", None)
+    model = SPHNet(water.layout, dataclasses.replace(SHAPE, sparsity=0.0))
+    with pytest.raises(MissingExtra, match="molecules-cuda"):
+        on_cuequivariance(model.freeze())
 
 
 def test_it_obeys_the_law_of_rotation_and_learns(water):

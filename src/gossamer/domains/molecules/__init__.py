@@ -1,6 +1,7 @@
 """Hamiltonians of molecules: labels by PySCF, SPHNet with sparse gates, orbitals from a prediction."""
 
 from .basis import BASES, Layout
+from .cue import on_cuequivariance
 from .data import GEOMETRIES, Labelled, geometries, load, make, read_qh9, read_sdf, read_xyz, save
 from .evaluation import evaluate
 from .foreign import GatedTensorProduct
@@ -45,6 +46,7 @@ __all__ = [
     "load_model",
     "make",
     "matrix_error",
+    "on_cuequivariance",
     "read_qh9",
     "read_sdf",
     "read_xyz",

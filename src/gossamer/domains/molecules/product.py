@@ -41,7 +41,7 @@ class PathProduct(nn.Module):
         bad = set(paths) - set(triples(lmax, second))
         if bad:
             raise ConfigError(f"paths {sorted(bad)} do not exist with degrees up to {lmax}, {second}, {lmax}")
-        self.paths = tuple(paths)
+        self.paths, self.second = tuple(paths), width(second)
         self.degrees = tuple(dict.fromkeys((l1, l2) for l1, l2, _ in paths))
         component: list[int] = []  # the path behind every column of the intermediate result
         target: list[int] = []  # the component that it is added to
