@@ -169,20 +169,24 @@ def peer(name: str, Y: Array, W: Array, seed: int) -> dict[str, Any]:
 def truncation(seed: int, mutant: str | None = None) -> dict[str, Any]:
     """BSC with 221 of 1024 states and with all, from equal parameters; both judged by the exact likelihood.
 
+    From the published start at T = 5 either may end in a poor optimum, which says nothing about truncation: both start
+    at T = 2 with noise on W, and the likelier of two runs counts.
+
     Args:
         mutant: "one_active" truncates to one active unit.
     """
 
     def compute() -> dict[str, Any]:
         data = bars(1000, sigma=SIGMA, seed=seed)
+        anneal = {"T": ((0, 2.0), (0.7, 1.0)), "ncut": CUT, "W_noise": ((0, 0.5), (0.6, 0.0))}
         row: dict[str, Any] = {}
         narrow = (2, 1) if mutant == "one_active" else (8, 5)
         with one_thread():
             for name, (candidates, active) in (("truncated", narrow), ("exact", (10, 10))):
-                started = time.perf_counter()
-                options = LINEAR["bsc"]["fit"] | {"n_candidates": candidates, "max_active": active}
-                coder = fit("bsc", data.Y, seed, n_components=10, **options)
-                seconds = time.perf_counter() - started
+                started = time.process_time()
+                options = {"n_candidates": candidates, "max_active": active, "steps": 60, "restarts": 2}
+                coder = fit("bsc", data.Y, seed, n_components=10, anneal=anneal, **options)
+                seconds = time.process_time() - started
                 exact = coder.set_params(n_candidates=10, max_active=10).score(data.Y)
                 row[name] = described(coder, data.W) | {"likelihood": exact, "seconds": seconds}
         return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def _recovers(model: str) -> Callable[[Context], Measured]:
 
     def measure(ctx: Context) -> Measured:
         rows = []
-        for seed in ctx.each_seed(least=5):
+        for seed in islice(ctx.each_seed(least=5), 2 if ctx.mutant else None):  # two failures decide
             rows.append(testbed.linear_bars(model, seed, ctx.mutant))
             ctx.say(f"  {model}, seed {seed}: {rows[-1]['found']}/10, {rows[-1]['seconds']:.0f} s")
         good = [r["found"] == 10 and r["prior_error"] < 0.02 and r["sigma_error"] < 0.1 for r in rows]
@@ -101,10 +102,14 @@ def _truncated(ctx: Context) -> Measured:
             "nats lost per point": row["exact"]["likelihood"] - row["truncated"]["likelihood"],
             "states, of 1024": 221.0,
             "time, of exact EM": row["truncated"]["seconds"] / row["exact"]["seconds"],
+            "bars, exact EM": float(row["exact"]["found"]),
         }
+        ctx.say(f"  seed {seed}: {found['nats lost per point']:.4f} nats, {row['exact']['found']}/10 by exact EM")
         rows.append(found)
     means, spread = _spread(rows)
-    return Measured(means, spread, 0.05, len(rows), max(row["nats lost per point"] for row in rows) <= 0.05)
+    # where exact EM itself misses bars, the comparison would say nothing
+    close = all(row["nats lost per point"] <= 0.05 and row["bars, exact EM"] == 10 for row in rows)
+    return Measured(means, spread, 0.05, len(rows), close and means["time, of exact EM"] < 1)
 
 
 def _slab(ctx: Context) -> Measured:
@@ -282,10 +287,10 @@ PAPER = Paper(
         Claim(
             "truncation",
             "asserted",
-            "Learning with 221 of 1024 states ends within 0.05 nats per point of exact EM.",
+            "Learning with 221 of 1024 states ends within 0.05 nats per point of exact EM, in less time.",
             "none",
-            "BSC with H' 8, gamma 5 against all ten, published settings, equal first parameters, judged by the exact "
-            "likelihood; largest loss of all seeds. The ratio of times is for information.",
+            "BSC with H' 8, gamma 5 against all ten, equal first parameters, likelier of 2 runs, judged by the exact "
+            "likelihood; every seed. Published settings are of no use here: exact EM missed bars in all three seeds.",
             _truncated,
             120,
             3,

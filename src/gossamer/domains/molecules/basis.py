@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class Layout:
         for element in self.elements:
             shells(self.basis, element)
 
-    @property
+    @cached_property
     def template(self) -> tuple[int, ...]:
         """Degrees of the template's shells."""
         counts: dict[int, int] = {}
@@ -89,7 +89,7 @@ class Layout:
                 counts[l] = max(counts.get(l, 0), own.count(l))
         return tuple(l for l in sorted(counts) for _ in range(counts[l]))  # noqa: E741
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Orbitals of the template."""
         return sum(2 * l + 1 for l in self.template)  # noqa: E741
