@@ -268,6 +268,9 @@ def test_bad_requests(blocks):
         fit(make, blocks, teacher=torch.zeros(150, 7), distill=1.0, settings=FEW)
     with pytest.raises(ConfigError, match="epochs"):
         Settings(epochs=0)
+    for iterative in (ugs, wd_glt):
+        with pytest.raises(ConfigError, match="at least one round, got 0"):
+            iterative(make, blocks, 0, settings=FEW)
     with pytest.raises(NumericsError, match="loss"):
         fit(make, blocks, teacher=torch.full((150, 3), float("nan")), distill=1.0, settings=FEW)
     with pytest.raises(ConfigError, match=r"did you mean .*'gcn'"):

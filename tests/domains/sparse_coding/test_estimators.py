@@ -323,3 +323,11 @@ def test_annealing_objects_and_mappings_are_the_same():
         BinarySparseCoding(3, steps=5, anneal=a, random_state=0).fit(EASY.Y) for a in (Anneal(T=points), {"T": points})
     ]
     assert np.array_equal(fits[0].W_, fits[1].W_)
+
+
+def test_an_empty_column_is_drawn_anew_and_named(caplog):
+    W = np.eye(5)[:, :3] * [[0, 1, 1]]
+    coder = BinarySparseCoding(3, steps=2, init={"W": W}, random_state=0)
+    coder.fit(np.random.default_rng(0).normal(size=(60, 5)))
+    assert "1 all-zero columns of the dictionary drawn anew" in caplog.text
+    assert coder.W_.any(0).all()

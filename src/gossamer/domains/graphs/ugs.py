@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from ...errors import ConfigError
 from ...kernels.topk import topk_mask
 from ...metrics.classification import accuracy
 from ...sparsify.gates import Gate
@@ -92,6 +93,8 @@ def _iterate(
     seed: int,
     bounded: bool = False,
 ) -> Ticket:
+    if rounds < 1:
+        raise ConfigError(f"needs at least one round, got {rounds}")
     check_ratio("edge_step", step[0])
     check_ratio("weight_step", step[1])
     with torch.random.fork_rng(devices=[]):

@@ -109,7 +109,7 @@ def run(
     reducer: Reducer,
     params: Params | None = None,
     tol: float = 0.0,
-    say: Callable[[str], None] = log.info,
+    say: Callable[[str], None] = log.warning,
 ) -> Run:
     """EM from random (or the given) parameters.
 
