@@ -60,8 +60,9 @@ class StopAt(Batches):
         (MutualChoice(3), Plan(AuxZipf(window=128), Switch(0.4, FeatureChoice(3, "zipf")))),
         (MutualChoice(3), Plan(AuxK(window=128), resample_every=8, window=128, dense_until=0.3)),
         (Gated(3), Plan(None)),
+        (JumpReLU(3), Plan(None)),
     ],
-    ids=("phased", "revived", "gated"),
+    ids=("phased", "revived", "gated", "jumprelu"),
 )
 def test_a_resumed_training_ends_with_the_same_bits(tmp_path, select, plan):
     whole, parted = (SparseAutoencoder(8, 24, select, prefixes=(8, 24)) for _ in range(2))

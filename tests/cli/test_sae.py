@@ -61,6 +61,51 @@ def test_a_run_can_be_resumed_and_is_not_replaced_silently(gossamer, made):
     assert "sae.select.k was 4.0, is now 5.0" in changed.err
 
 
+def _curves(folder, model, module, **options):
+    words = {"model": f"hf:{model}", "text": folder / "text.txt", "module": module, "features": 48, "k": "3,6"}
+    words |= {"kinds": "TopK,mutual,JumpReLU", "steps": 20, "batch": 128, "context": 16, "output": folder / "curves"}
+    return ["sae", "curves", *(part for name, value in (words | options).items() for part in (f"--{name}", value))]
+
+
+def test_curves_of_a_hugging_face_checkpoint(gossamer, made, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the checkpoint is transformers' own")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=256, n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    words = _curves(made, tmp_path / "gpt2", "transformer.h.0", output=tmp_path / "curves")
+    done = gossamer(*words, "--json")
+    assert done.code == 0, done.err
+    rows = done.json["rows"]
+    assert [(row["kind"], row["k"]) for row in rows] == [
+        (kind, k) for kind in ("TopK", "mutual", "JumpReLU") for k in (3.0, 6.0)
+    ]
+    assert all(0 < row["fvu"] < 2 and "recovered" in row for row in rows)
+    page = (tmp_path / "curves" / "curves.html").read_text()
+    assert page.count("<polyline") == 3
+    again = gossamer(*words, "--json")
+    assert again.json == done.json
+    assert "collecting" not in again.err
+    other = gossamer(*_curves(made, tmp_path / "gpt2", "transformer.h.0", output=tmp_path / "curves", steps=21))
+    assert other.code == 3
+    assert "holds curves with steps = 20, now it is 21" in other.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ({"kinds": "topk"}, 2, "did you mean 'TopK'"),
+        ({"k": "few"}, 2, "--k takes numbers"),
+        ({"k": "64"}, 2, "at most the 48 features"),
+        ({"kinds": "feature", "batch": 8}, 2, "raise the batch size"),
+    ],
+)
+def test_bad_curves_are_one_line(gossamer, made, tmp_path, options, code, message):
+    done = gossamer(*_curves(made, made / "model", "blocks.0", output=tmp_path / "new", **options))
+    assert done.code == code
+    assert message in done.err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

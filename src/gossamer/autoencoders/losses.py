@@ -153,7 +153,8 @@ def penalised(sae: SparseAutoencoder, u: Tensor, target: Tensor, progress: float
         return error + strength * gate.sum(1).mean() + squared_error(through, target), output, z
     if isinstance(select, JumpReLU):
         l0 = step(pre.relu(), sae.learned_threshold(), select.bandwidth).sum(1).mean()
-        penalty = l0 if select.k is None else (l0 / select.k - 1).square()
+        size = target.detach().square().sum(1).mean()  # what the error is measured against
+        penalty = l0 if select.k is None else size * (l0 / select.k - 1).square()
         return error + strength * penalty, output, z
     assert isinstance(select, ReLU)
     power = select.power + (select.final_power - select.power) * progress

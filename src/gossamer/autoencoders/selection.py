@@ -172,15 +172,19 @@ class JumpReLU(Selection):
     """What exceeds a learned threshold of its feature (Rajamanoharan et al. 2024b).
 
     Args:
-        k: the penalty is strength (L0 / k - 1)^2; None: strength * L0.
-        threshold: at first; None: where the first batch has 2 k active features (or 0.01 without k).
-        bandwidth: of the rectangle in the step's pseudo-derivative (0.05, as SAELens).
+        k: the penalty is strength (L0 / k - 1)^2 times the mean squared norm of the activations, so that a strength
+            means the same at any scale; None: strength * L0.
+        threshold: at first; None: where the first batch has 2 k active features (or 0.01 without k). Thresholds learn
+            three times as fast as weights, or short trainings end before they reach the budget.
+        bandwidth: of the rectangle in the step's pseudo-derivative, for activations whose mean squared norm is their
+            width. SAELens takes 0.05, dictionary_learning 0.001 at unit norm; so narrow a rectangle leaves most
+            thresholds without a gradient in trainings of some thousand batches.
     """
 
     k: float | None = 32.0
     strength: float = 1.0
     threshold: float | None = None
-    bandwidth: float = 0.05
+    bandwidth: float = 1.0
     name: ClassVar[str] = "jumprelu"
     chooses: ClassVar[bool] = False
 

@@ -29,6 +29,7 @@ from gossamer.training.loop import fit, open_run
 from gossamer.training.optim import make_optimizer
 from gossamer.training.task import Batch, Task
 
+FASTER = 3.0  # learning rate of JumpReLU's thresholds over that of weights
 _ZIPF, _AUX = FeatureChoice(budgets="zipf"), AuxK()
 
 
@@ -106,10 +107,17 @@ class Autoencoding(Task):
     def make_optimizer(self, config: OptimConfig) -> Optimizer:
         if distributed.world() > 1:
             raise ConfigError("a sparse autoencoder is trained by one process: its selection needs the whole batch")
-        made = make_optimizer(list(self.sae.parameters()), config)
+        made = make_optimizer(self._groups(config.lr), config)
         made.register_step_pre_hook(lambda optimizer, *_: self._before(optimizer))
         made.register_step_post_hook(lambda optimizer, *_: self._after(optimizer))
         return made
+
+    def _groups(self, lr: float) -> list[dict[str, Any]]:
+        """Weights, and the thresholds of JumpReLU, which learn faster."""
+        named = dict(self.sae.named_parameters())
+        threshold = named.pop("log_threshold", None)
+        fast = [] if threshold is None else [{"params": [threshold], "lr": FASTER * lr}]
+        return [{"params": list(named.values())}, *fast]
 
     # one step
 

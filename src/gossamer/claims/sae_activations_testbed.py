@@ -1,7 +1,7 @@
 """Real activations for sparse autoencoders: a small language model trained here on TinyShakespeare, an MLP on digits.
 
-Language: a Llama of 4 blocks of width 64 on bytes, 500 steps of 16 x 128 with AdamW; the output of its second block is
-coded with 256 features in batches of 512, 400 steps, k = 4, 8, 16 for every kind. Digits: the 64 hidden units of a
+Language: a Llama of 4 blocks of width 64 on bytes, 300 steps of 8 x 128 with AdamW; the output of its second block is
+coded with 256 features in batches of 256, 300 steps, k = 4, 8, 16 for every kind. Digits: the 64 hidden units of a
 perceptron after ReLU, 192 features, k = 6.
 """
 
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gossamer.autoencoders.curves import VARIANTS, Budget, fit_variant
 from gossamer.autoencoders.hooks import activations
 from gossamer.autoencoders.language import LanguageModel, loss_recovered, token_blocks
-from gossamer.autoencoders.losses import AuxK
 from gossamer.autoencoders.metrics import measure
 from gossamer.autoencoders.model import SparseAutoencoder
-from gossamer.autoencoders.selection import FeatureChoice, Gated, JumpReLU, MutualChoice, ReLU, Selection, TokenChoice
-from gossamer.autoencoders.training import Plan, Switch, optimiser, train
+from gossamer.autoencoders.selection import MutualChoice
+from gossamer.autoencoders.training import optimiser, train
 from gossamer.claims.cells import cell
 from gossamer.claims.testbeds import one_thread
 from gossamer.data import Batches
@@ -38,24 +38,9 @@ from gossamer.training.loop import fit
 
 BUDGETS = (4, 8, 16)
 MODULE, CONTEXT = "blocks.1", 128
-PREFIXES = (32, 96, 256)
 
 
-def kinds(k: int) -> dict[str, tuple[Selection, Switch | None, bool]]:
-    """Name -> selection, switch, nested: all variants at one budget."""
-    return {
-        "ReLU": (ReLU(k), None, False),
-        "gated": (Gated(k), None, False),
-        "JumpReLU": (JumpReLU(k), None, False),
-        "TopK": (TokenChoice(k), None, False),
-        "mutual": (MutualChoice(k), None, False),
-        "Matryoshka": (MutualChoice(k), None, True),
-        "feature, uniform": (FeatureChoice(k), None, False),
-        "phased": (MutualChoice(k), Switch(0.7, FeatureChoice(k, "zipf")), False),
-    }
-
-
-KINDS = tuple(kinds(4))
+KINDS = tuple(VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -71,17 +56,17 @@ class Material:
 @cache
 def shakespeare() -> Material:
     """The language model, trained once in a process, and its activations. Raises DataError without the text."""
-    data = replace(tiny_shakespeare(context=CONTEXT, batch_size=16), test=None)  # type: ignore[arg-type]  # not measured
+    data = replace(tiny_shakespeare(context=CONTEXT, batch_size=8), test=None)  # type: ignore[arg-type]  # not measured
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = llama(shape=(CONTEXT,), width=64, depth=4, heads=4)
         optim = OptimConfig(name="adamw", lr=3e-3, weight_decay=0.01, warmup=0.05)
-        config = TrainConfig(steps=500, optim=optim, clip=1.0, device="cpu", checkpoint_every=0, log_every=0)
+        config = TrainConfig(steps=300, optim=optim, clip=1.0, device="cpu", checkpoint_every=0, log_every=0)
         fit(LanguageModelling(module), data, Recipe(), config)
     model = LanguageModel(module.eval(), ByteTokenizer(), "shakespeare")
     path = find("tiny-shakespeare", "input.txt") / "input.txt"
     blocks = islice(token_blocks(path, model.tokenizer, CONTEXT, 16, (0.0, 0.9)), 32)
-    held = list(islice(token_blocks(path, model.tokenizer, CONTEXT, 16, (0.9, 1.0)), 4))
+    held = list(islice(token_blocks(path, model.tokenizer, CONTEXT, 16, (0.9, 1.0)), 2))
     rows = [torch.cat([activations(module, b, MODULE)[0].flatten(0, 1) for b in part]) for part in (blocks, held)]
     return Material(model, rows[0], rows[1], held)
 
@@ -97,34 +82,14 @@ def language_arm(name: str, k: int, seed: int) -> dict[str, Any]:
     def compute() -> dict[str, Any]:
         with one_thread():
             material = shakespeare()
-            select, switch, nested = kinds(k)[name]
-            plan = Plan(AuxK(32, window=20_000), switch)
-            sae = _fitted(material.train, select, plan, seed, 256, 512, 400, PREFIXES if nested else None)
-            if select.couples:
-                sae.calibrate_threshold([material.train[:8192]])
+            data = Batches([material.train], 256, seed=seed, shuffle=True)
+            sae = fit_variant(name, k, data, Budget(256, 300, seed=seed, device="cpu"))
             single, batch = (measure(sae, [material.test], batch=over) for over in (False, True))
             own = loss_recovered(material.model, MODULE, sae, material.held)
         figures = {"fvu": single.fvu, "l0": single.l0, "l0_std": single.l0_std, "dead": single.dead}
         return figures | {"batch_fvu": batch.fvu, "batch_l0": batch.l0} | own
 
     return cell("gossamer.claims.sae_activations_testbed", {"arm": name, "k": k, "seed": seed}, compute)
-
-
-def _fitted(
-    x: Tensor,
-    select: Selection,
-    plan: Plan,
-    seed: int,
-    features: int,
-    batch: int,
-    steps: int,
-    prefixes: tuple[int, ...] | None = None,
-) -> SparseAutoencoder:
-    sae = SparseAutoencoder(x.shape[1], features, select, prefixes=prefixes, seed=seed)
-    optim = optimiser(features, steps, 3e-3, 100)
-    config = TrainConfig(steps=steps, seed=seed, optim=optim, clip=1.0, device="cpu", checkpoint_every=0, log_every=0)
-    train(sae, Batches([x], batch, seed=seed, shuffle=True), config, plan)
-    return sae
 
 
 @cache
@@ -150,8 +115,8 @@ def digits_arm(name: str, seed: int) -> dict[str, Any]:
     def compute() -> dict[str, Any]:
         with one_thread():
             train_x, test_x = hidden_digits()
-            select, switch, _ = kinds(6)[name]
-            sae = _fitted(train_x, select, Plan(None, switch), seed, 192, 100, 400)
+            data = Batches([train_x], 100, seed=seed, shuffle=True)
+            sae = fit_variant(name, 6, data, Budget(192, 400, seed=seed, device="cpu"))
             return measure(sae, [test_x], batch=True).as_dict()
 
     return cell("gossamer.claims.sae_activations_testbed", {"digits": name, "seed": seed}, compute)

@@ -11,9 +11,11 @@ import typer
 
 from gossamer.cli.console import print_json, print_table, say
 from gossamer.cli.options import DataDir, Json, Overwrite, use_data
+from gossamer.cli.sae_curves import curves
 from gossamer.errors import ConfigError
 
 sae = typer.Typer(help="Sparse autoencoders of a language model's activations.", no_args_is_help=True)
+sae.command()(curves)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Folder of a `gossamer train` run, or hf:PATH.")]
 Text = Annotated[str, typer.Option("--text", "-t", help="UTF-8 file, tiny-shakespeare or wikitext-2.")]
@@ -82,11 +84,11 @@ def train(
     save_sae(output, made, about)
     if saelens is not None:
         save_saelens(saelens, made, {"model_name": model, "hook_name": module})
-    figures = _figures(made, lm, path, about)
+    found = figures(made, lm, path, about)
     if as_json:
-        print_json({"folder": str(output), **figures})
+        print_json({"folder": str(output), **found})
     else:
-        print_table(("figure", "value"), figures.items())
+        print_table(("figure", "value"), found.items())
         print(f"autoencoder: {output}   look at it: gossamer sae browse --sae {output} --output features.html")
 
 
@@ -114,7 +116,7 @@ def _numbers(text: str, name: str) -> list[int]:
         raise ConfigError(f"{name} must be whole numbers with commas between them, got {text!r}") from error
 
 
-def _figures(made: Any, lm: Any, path: Path, about: dict[str, Any], blocks: int = 8) -> dict[str, Any]:
+def figures(made: Any, lm: Any, path: Path, about: dict[str, Any], blocks: int = 8) -> dict[str, Any]:
     """Figures on the last tenth of the text; loss recovered where the module's own output is coded."""
     from itertools import islice
 
@@ -124,8 +126,8 @@ def _figures(made: Any, lm: Any, path: Path, about: dict[str, Any], blocks: int 
 
     held = list(islice(token_blocks(path, lm.tokenizer, about["context"], part=(0.9, 1.0)), blocks))
     names = [about["module"], *([about["target"]] if about.get("target") else [])]
-    figures = measure(made, [tuple(activations(lm.module, b, *names)) for b in held]).as_dict()
-    return figures if made.transcodes else figures | loss_recovered(lm, about["module"], made, held)
+    found = measure(made, [tuple(activations(lm.module, b, *names)) for b in held]).as_dict()
+    return found if made.transcodes else found | loss_recovered(lm, about["module"], made, held)
 
 
 def _opened(folder: Path, model: str | None, module: str | None) -> tuple[Any, Any, dict[str, Any]]:
@@ -174,13 +176,13 @@ def browse(
     found = survey(
         lm, about["module"], made, _first(stream, blocks), features=chosen[0] if "," not in features else chosen
     )
-    figures = _figures(made, lm, path, about)
-    facts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
+    values = figures(made, lm, path, about)
+    facts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in values.items()}
     facts = {"kind": made.select.name, "model": about["model"], "module": about["module"], **facts}
     command = shlex.join(["gossamer", *sys.argv[1:]])
     write_page(output, f"Features of {about['module']}", found, facts, command)
     if as_json:
-        print_json({"page": str(output), "features": [feature.index for feature in found.features], **figures})
+        print_json({"page": str(output), "features": [feature.index for feature in found.features], **values})
     else:
         print_table(("figure", "value"), facts.items())
         print(f"page: {output}")

@@ -106,7 +106,7 @@ def _shakespeare(ctx: Context) -> Measured:
 
 
 def _digits(ctx: Context) -> Measured:
-    names = ("TopK", "mutual", "feature, uniform", "phased")
+    names = ("TopK", "mutual", "feature", "phased")
     rows: Rows = {name: [] for name in names}
     for seed in ctx.each_seed():
         for name in names:
@@ -250,10 +250,10 @@ PAPER = Paper(
             "FVU against L0 of all variants on the residual stream of a small language model, one token at a time.",
             "lower loss than TopK at equal L0 and fewer dead features, on GPT-2 small",
             "A Llama of 4 blocks and width 64, trained here on TinyShakespeare; output of its second block, 256 "
-            "features, 400 steps of 512 tokens for every arm. The same by hand: gossamer train --model llama --data "
-            "tiny-shakespeare --set task=language -o out/shakespeare; gossamer sae train --model out/shakespeare "
-            "--text tiny-shakespeare --module blocks.1 --features 256 --k 8. L1 kinds reach their L0 by a strength "
-            "that follows it, thresholds of mutual and feature choice are calibrated on training tokens.",
+            "features, 300 steps of 256 tokens for every arm. The same by hand: gossamer train --model llama --data "
+            "tiny-shakespeare --set task=language -o out/shakespeare; gossamer sae curves --model out/shakespeare "
+            "--text tiny-shakespeare --module blocks.1 --features 256 --k 4,8,16. L1 kinds reach L0 by a strength that "
+            "follows it, thresholds of mutual and feature choice are calibrated on training tokens.",
             _shakespeare,
             420,
             3,
