@@ -42,7 +42,27 @@ def test_shrink(weights, tmp_path):
     model = ("--model", "mobilenet-digits", "--shape", "1,16,16")
     found = json.loads(run("shrink", weights, *model, "--budget", 0.5, "-o", tmp_path / "small", "--json"))
     assert found["cost"] <= found["budget"]
-    assert (tmp_path / "small" / "model.safetensors").exists()
+    small = (tmp_path / "small", *model)
+    found = json.loads(run("export", *small, "-o", tmp_path / "small.onnx", "--json"))  # the smaller model
+    assert found["difference"] < 1e-4
+    report = json.loads(run("compile", *small, "-o", tmp_path / "small.plan", "--threads", 1, "--json"))
+    assert report["difference"] < 1e-4
+    lines = run("bench", tmp_path / "small.plan", "--threads", 2).splitlines()
+    assert "2 thread(s)" in lines[0]
+    assert "stem.conv (conv 3x3" in lines[1]
+
+
+def test_a_damaged_shrink_plan_is_named(weights, tmp_path):
+    (tmp_path / "shrink-plan.json").write_text("{")
+    result = CliRunner().invoke(cli.app, ["compile", str(weights), "--model", "mobilenet-digits", "--shape", "1,16,16"])
+    assert "shrink-plan.json" in str(result.exception)
+
+
+def test_a_truncated_plan_is_refused(weights, tmp_path):
+    (tmp_path / "cut.plan").write_bytes(b"GOSSPLAN" + bytes(200))
+    result = CliRunner().invoke(cli.app, ["bench", str(tmp_path / "cut.plan")])
+    assert result.exit_code != 0
+    assert "version" in str(result.exception)
 
 
 def test_a_file_alone_needs_a_model(weights):

@@ -11,11 +11,14 @@ import typer
 from gossamer.cli.console import print_json
 from gossamer.cli.options import Json, ModelName
 from gossamer.cli.prune import find_weights
-from gossamer.errors import ConfigError
+from gossamer.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from gossamer.engine.runtime import Plan
+
+SHRINK_PLAN = "shrink-plan.json"
 Source = Annotated[Path, typer.Argument(help="Folder of a saved model or run, or a safetensors file.")]
 Shape = Annotated[
     str | None, typer.Option("--shape", metavar="C,H,W", help="Of one input; default: that of the run's data.")
@@ -31,6 +34,7 @@ def compile(
     shape: Shape = None,
     batch: Batch = 1,
     threads: Threads = None,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16: layers may round to it.")] = "float32",
     as_json: Json = False,
 ) -> None:
     """Compile a trained model for this processor, show which layer runs how, and compare with torch.
@@ -39,13 +43,19 @@ def compile(
     """
     from gossamer.engine import compile as compile_model
 
-    plan = compile_model(*_model(source, model, shape, batch), threads=threads)
+    found = _model(source, model, shape, batch)
+    plan = compile_model(*found, threads=threads, precision=precision)
     if output is not None:
         plan.save(output)
     _show(plan.report(), as_json)
 
 
-def bench(plan: Annotated[Path, typer.Argument(help="Plan file.")], batch: Batch = 1, as_json: Json = False) -> None:
+def bench(
+    plan: Annotated[Path, typer.Argument(help="Plan file.")],
+    batch: Batch = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads to run on.")] = 1,
+    as_json: Json = False,
+) -> None:
     """Measure a saved plan, layer by layer.
 
     Example: gossamer bench out/digits.plan
@@ -54,9 +64,9 @@ def bench(plan: Annotated[Path, typer.Argument(help="Plan file.")], batch: Batch
 
     import numpy as np
 
-    from gossamer.engine.runtime import Plan
+    from gossamer.engine import runtime
 
-    loaded = Plan.load(plan)
+    loaded = runtime.Plan.load(plan, threads)
     x = np.random.default_rng(0).standard_normal((batch, *loaded.input_shape), np.float32)
     y = np.empty((batch, *loaded.output_shape), np.float32)
     best = np.full(loaded.steps, np.iinfo(np.int64).max)
@@ -71,8 +81,16 @@ def bench(plan: Annotated[Path, typer.Argument(help="Plan file.")], batch: Batch
     if as_json:
         print_json({"milliseconds": 1e3 * total, "inputs_per_second": batch / total, "steps_us": steps})
     else:
-        print(f"{1e3 * total:.3f} ms for {batch} input(s), {batch / total:.0f} inputs a second")
-        print("steps (us): " + " ".join(f"{us:.1f}" for us in steps))
+        print(f"{1e3 * total:.3f} ms for {batch} input(s), {batch / total:.0f} inputs a second, {threads} thread(s)")
+        for name, us in zip(_step_names(loaded), steps, strict=True):
+            print(f"{us:10.1f} us  {name}")
+
+
+def _step_names(plan: Plan) -> list[str]:
+    """Layer and format of each step; numbers where a layer takes several steps."""
+    rows = [row for row in plan.report().layers if row.runs != "with the next layer"]
+    names = [f"{row.layer} ({row.kind}, {row.runs})" for row in rows]
+    return names if len(names) == plan.steps else [f"step {i}" for i in range(plan.steps)]
 
 
 def export(
@@ -104,9 +122,12 @@ def shrink(
 ) -> None:
     """Remove whole channels until the model costs a share of what it did: faster in any runtime.
 
+    `compile` and `export` read the folder that it writes.
+
     Example: gossamer shrink out/train --budget 0.5 -o out/small
     """
     import json
+    import shutil
 
     from safetensors.torch import save_file
 
@@ -115,7 +136,10 @@ def shrink(
     small = shrink_model(*_model(source, model, shape, batch), budget, by=by)  # type: ignore[arg-type]
     output.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in small.model.state_dict().items()}, output / "model.safetensors")
-    (output / "shrink-plan.json").write_text(json.dumps(small.plan))
+    (output / SHRINK_PLAN).write_text(json.dumps(small.plan))
+    settings = find_weights(source).with_name("config.yaml")
+    if settings.exists():  # so that the other commands know the model
+        shutil.copyfile(settings, output / settings.name)
     _show(small, as_json)
 
 
@@ -153,8 +177,28 @@ def _model(source: Path, name: str | None, shape: str | None, batch: int) -> tup
         made = build(config.model.name, **{"shape": sizes, "classes": data.classes} | config.model.options)
     else:
         raise ConfigError(f"{weights} has no config.yaml beside it: name the model by --model and --shape")
+    _take_shape(made, weights.with_name(SHRINK_PLAN))
     load_weights(made, weights)
     return made.eval(), torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(0))
+
+
+def _take_shape(model: nn.Module, plan: Path) -> None:
+    """The shapes of a model that `shrink` made smaller, where its plan lies beside the weights.
+
+    Raises:
+        CheckpointError: the plan is damaged, or belongs to another model.
+    """
+    import json
+
+    from gossamer.sparsify.surgery import apply_shrink_plan
+
+    if not plan.exists():
+        return
+    try:
+        changes = json.loads(plan.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {plan}: {error}") from error
+    apply_shrink_plan(model, changes)
 
 
 def _sizes(shape: str | None) -> tuple[int, ...] | None:
