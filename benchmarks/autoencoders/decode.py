@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gossamer.kernels.codes import SparseCode, decode
-from gossamer.kernels.formats import pack_csr_panel
+from gossamer.kernels.pack import pack_csr_panel
 from gossamer.kernels.spmm import spmm
 from gossamer.kernels.topk import topk_mask
 

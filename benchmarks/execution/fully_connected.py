@@ -21,10 +21,10 @@ from torch import Tensor
 from gossamer.claims import dense_peers as peers
 from gossamer.claims.dense_peers import Run
 from gossamer.kernels import native
-from gossamer.kernels.formats import pack_bitmap, pack_block, pack_csr16, pack_csr_code, pack_csr_panel
 from gossamer.kernels.gemv import gemv
 from gossamer.kernels.int8 import gemv_int8, pack_int8
 from gossamer.kernels.int8_steps import gemv_int8_steps, pack_int8_steps
+from gossamer.kernels.pack import pack_bitmap, pack_block, pack_csr16, pack_csr_code, pack_csr_panel
 from gossamer.kernels.spmm import linear
 
 SHAPES = (  # out, in, vectors

@@ -23,7 +23,8 @@ from torch import Tensor
 from gossamer.claims import dense_peers as peers
 from gossamer.claims.dense_peers import Run
 from gossamer.kernels import native
-from gossamer.kernels.formats import PackedWeight, machine_code, matrix, pack_block, pack_csr_code, pack_csr_panel
+from gossamer.kernels.formats import PackedWeight, machine_code, matrix
+from gossamer.kernels.pack import pack_block, pack_csr_code, pack_csr_panel
 
 # (in, out, height = width) of the 1 x 1 convolutions of MobileNetV1 at 224 pixels
 SHAPES = (

@@ -6,7 +6,8 @@ All candidates run interleaved in one process; a time is the least of at least 1
 thread, wall time with more. Plans are called as users call them, `plan(x)`, whatever they chose to run. Each output is
 compared with torch before it counts. Weights are random with trained-looking batch statistics; convolutions other than
 depthwise ones and the first are pruned by magnitude, unstructured or (b4) in blocks of 4 output channels. Peers run the
-dense network; those in bf16 are shown for comparison, the ratio is over the best in fp32.
+dense network; those in bf16 are shown for comparison, the ratio is over the best in fp32. Plans "bf16" may round
+layers to bfloat16.
 """
 
 from __future__ import annotations
@@ -68,10 +69,11 @@ def compare(name: str, sparsities: list[int], threads: int) -> list[str]:
     runs, how = full | half, dict.fromkeys(full | half, "")
     for sparsity, block in [(0, 1), *((s, b) for s in sparsities for b in (1, 4))]:
         pruned = prune(model, sparsity / 100, block) if sparsity else model
-        plan = gossamer.compile(pruned, x, threads=threads)
-        label = f"plan {sparsity} %" + (" b4" if block == 4 else "")
-        runs[label], how[label] = partial(plan, x), plan.report().runs
-        peers.check(runs[label], pruned(x).double(), label)
+        for precision, most in (("float32", 1e-4), ("bfloat16", 0.1)):
+            plan = gossamer.compile(pruned, x, threads=threads, precision=precision)
+            label = f"plan {sparsity} %{' b4' if block == 4 else ''}{' bf16' if precision == 'bfloat16' else ''}"
+            runs[label], how[label] = partial(plan, x), plan.report().runs
+            peers.check(runs[label], pruned(x).double(), label, most)
     times = tune.race(runs, threads, least=LEAST)
     best = min(full, key=lambda peer: times[peer])
     rows = []

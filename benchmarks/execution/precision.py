@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from gossamer.data import load
 from gossamer.engine.integers import Int8Linear
-from gossamer.kernels.formats import pack_bitmap
 from gossamer.kernels.gemv import gemv
 from gossamer.kernels.int8 import pack_int8
+from gossamer.kernels.pack import pack_bitmap
 
 
 class Bf16Linear(nn.Module):

@@ -99,18 +99,23 @@ const void* Program::array(int64_t index, int64_t type, int64_t least) const {
 
 Program::Sparse Program::sparse(const Matrix& m) const {
   Sparse s;
-  if (product({m.rows, m.columns}) > kMost || m.kind < 0 || m.kind > 2) refuse("a matrix has an unknown kind");
+  if (product({m.rows, m.columns}) > kMost || m.kind < 0 || m.kind > 3) refuse("a matrix has an unknown kind");
   const auto known = [&](int64_t index) {
     if (index < 0 || index >= static_cast<int64_t>(arrays_.size())) refuse("a matrix lacks an array");
     return arrays_[index];
   };
   if (m.kind != 1) {
     if (m.block < 1 || m.block > 16 || m.panel < 1 || m.panel > 65536) refuse("a matrix has impossible blocks");
-    s.block = {m.rows, m.columns, m.block, m.panel, nullptr, nullptr, nullptr, nullptr};
+    s.block = {m.rows, m.columns, m.block, m.panel, nullptr, nullptr, nullptr, nullptr, nullptr};
     const int64_t entries = known(m.indices).count;
     s.block.pointers = static_cast<const int32_t*>(array(m.pointers, 1, s.block.strips() * s.block.panels() + 1));
     s.block.indices = static_cast<const uint16_t*>(array(m.indices, 2, entries));
-    s.block.values = static_cast<const float*>(array(m.values, 0, product({entries, m.block})));
+    const void* values = array(m.values, m.kind == 3 ? 4 : 0, product({entries, m.block}));
+    if (m.kind == 3) {
+      s.block.halves = static_cast<const uint16_t*>(values);
+    } else {
+      s.block.values = static_cast<const float*>(values);
+    }
     if (!is_valid(s.block, entries)) refuse("a matrix has pointers or indices that are out of range");
     if (m.kind == 2) s.code = encode(s.block, kMostCode);
     s.block.code = s.code.get();

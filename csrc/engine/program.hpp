@@ -35,7 +35,7 @@ struct Array {
 };
 
 struct Matrix {
-  int64_t kind;  // 0: BlockMatrix, 1: RowMatrix, 2: BlockMatrix that runs as machine code where it can
+  int64_t kind;  // 0: BlockMatrix, 1: RowMatrix, 2: BlockMatrix as machine code where it can, 3: of bfloat16
   int64_t rows, columns, block, panel;
   int64_t pointers, indices, values, bits;  // arrays
 };

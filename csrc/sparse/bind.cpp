@@ -34,9 +34,10 @@ void bind_sparse(nb::module_& module) {
   nb::class_<BlockMatrix>(module, "BlockMatrix")
       .def("__init__",
            [](BlockMatrix* self, int64_t rows, int64_t columns, int64_t block, int64_t panel, uintptr_t pointers,
-              uintptr_t indices, uintptr_t values) {
+              uintptr_t indices, uintptr_t values, bool is_bf16) {
              new (self) BlockMatrix{rows, columns, block, panel, at<int32_t>(pointers), at<uint16_t>(indices),
-                                    at<float>(values), nullptr};
+                                    is_bf16 ? nullptr : at<float>(values), nullptr,
+                                    is_bf16 ? at<uint16_t>(values) : nullptr};
            })
       .def("is_valid", [](const BlockMatrix& a, int64_t entries) { return is_valid(a, entries); }, unlocked)
       .def("use", [](BlockMatrix& a, const OwnedCode& code) { a.code = code.code.get(); }, nb::keep_alive<1, 2>());

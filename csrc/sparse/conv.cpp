@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../core/pool.hpp"
+#include "bf16.hpp"
 #include "pointwise.hpp"
 #include "workspace.hpp"
 
@@ -83,15 +84,20 @@ void conv_by_taps(const BlockMatrix& a, const ConvShape& shape, int64_t images, 
       }
   thread_local Scratch scratch;
   float* padded = scratch.floats(shape.channels * channel + kOverread);
+  thread_local Scratch half_scratch;
+  auto* const halves = reinterpret_cast<uint16_t*>(
+      a.halves ? half_scratch.floats((shape.channels * channel + kOverread + 1) / 2) : nullptr);
   const int64_t in_plane = shape.input.height * shape.input.width, out_plane = out.height * out.width;
   for (int64_t image = 0; image < images; ++image) {
     const float* from = x + image * shape.channels * in_plane;
     parallel_for(shape.channels, std::max<int64_t>(1, kGrain / channel), threads, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) copy_channel(rows, columns, from + c * in_plane, padded + c * channel);
+      if (halves) bf16_kernels().round(padded + begin * channel, halves + begin * channel, (end - begin) * channel);
     });
     Spmm job;
     job.a = a;
     job.x = padded;
+    job.halves = halves;
     job.taps = taps.data();
     job.y = y + image * a.rows * out_plane;
     job.y_stride = out_plane;

@@ -25,6 +25,9 @@ struct BlockMatrix {
   const uint16_t* indices = nullptr;
   const float* values = nullptr;
   const Code* code = nullptr;  // the same with block 1, or none
+  // Or, in place of `values`, bfloat16: of every two entries of a strip the values of a row lie side by side; a last
+  // entry without a partner lies as it is. Such a product rounds x to bfloat16, too.
+  const uint16_t* halves = nullptr;
 
   int64_t strips() const { return (rows + block - 1) / block; }
   int64_t panels() const { return columns > 0 ? (columns + panel - 1) / panel : 1; }
@@ -35,6 +38,7 @@ struct Spmm {
   const float* x = nullptr;
   int64_t x_stride = 0;             // floats from a row of x to the next
   const int64_t* taps = nullptr;    // or: where each row of x begins. Then x is readable for kOverread floats beyond.
+  const uint16_t* halves = nullptr; // with taps, x in bfloat16 where the weights are
   float* y = nullptr;
   int64_t y_stride = 0;
   int64_t pixels = 0;               // in a row of x, and of y when there are no gaps

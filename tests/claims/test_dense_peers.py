@@ -6,7 +6,7 @@ from torch import nn
 
 from gossamer.claims import dense_peers as peers
 from gossamer.kernels import native
-from gossamer.kernels.formats import pack_block
+from gossamer.kernels.pack import pack_block
 
 
 def test_rivals_of_a_convolution_agree():

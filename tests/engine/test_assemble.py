@@ -11,7 +11,7 @@ from gossamer.engine.assemble import Choice, assemble, join_pairs
 from gossamer.engine.capture import capture
 from gossamer.engine.executor import Executor
 from gossamer.engine.fuse import fuse
-from gossamer.engine.packing import FORMATS, Packer
+from gossamer.engine.packing import BF16, FORMATS, Packer
 from gossamer.kernels import native
 
 pytestmark = pytest.mark.skipif(native.extension() is None, reason="needs the compiled kernels")
@@ -52,6 +52,7 @@ def test_joined_and_separate_steps(kernel, stride, height, width, inputs, output
         separate = Executor(graph, assemble(graph, choices, Packer()))
         wanted = model(x)
         for executor in (joined, separate):
-            assert torch.allclose(executor(x, 1), wanted, atol=1e-4)
+            near = 3e-2 * float(wanted.abs().max()) if kind in BF16 else 1e-4
+            assert torch.allclose(executor(x, 1), wanted, atol=near)
             assert torch.equal(executor(x, 1), executor(x, 2))
     assert len(joined.assembly.tables.steps) == len(separate.assembly.tables.steps) - 1

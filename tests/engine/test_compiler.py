@@ -259,7 +259,7 @@ def test_in_place_operations(pruned):
 def test_a_wrong_plan_never_runs(digits, monkeypatch):
     from gossamer.engine import compiler
 
-    monkeypatch.setattr(compiler, "_difference", lambda wanted, found: "it is wrong")
+    monkeypatch.setattr(compiler, "_problem", lambda wanted, found, most: "it is wrong")
     plan = compiled(digits, 1, 16, 16)
     assert plan.report().runs == "torch eager"
     assert "it is wrong" in plan.report().breaks[-1]

@@ -8,7 +8,7 @@ import gossamer
 from gossamer.engine.modules import PackedConv1x1, PackedLinear
 from gossamer.errors import ConfigError
 from gossamer.kernels import native
-from gossamer.kernels.formats import pack_bitmap, pack_block, pack_csr16, pack_csr_panel
+from gossamer.kernels.pack import pack_bitmap, pack_block, pack_csr16, pack_csr_panel
 from gossamer.models.zoo import build
 
 pytestmark = pytest.mark.skipif(native.extension() is None, reason="needs the compiled kernels")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import gossamer
 from gossamer.kernels import native
 from gossamer.kernels.conv import conv2d
-from gossamer.kernels.formats import pack_block
+from gossamer.kernels.pack import pack_block
 from gossamer.models.cache_aware import mobilenet_v2_cache_aware
 from gossamer.models.zoo import build
 from gossamer.recipes.convnets import fast_sparse_plan

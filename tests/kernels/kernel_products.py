@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gossamer.kernels.epilogue import ACTIVATIONS
-from gossamer.kernels.formats import pack_block, pack_csr_code, pack_csr_panel
+from gossamer.kernels.pack import pack_block, pack_csr_code, pack_csr_panel
 
 PACKERS = {
     "csr_panel": pack_csr_panel,

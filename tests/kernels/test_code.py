@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from kernel_products import check_close, sparse
 
 from gossamer.kernels import formats, native
-from gossamer.kernels.formats import machine_code, matrix, pack_block, pack_csr_code, pack_csr_panel
+from gossamer.kernels.formats import machine_code, matrix
+from gossamer.kernels.pack import pack_block, pack_csr_code, pack_csr_panel
 from gossamer.kernels.spmm import linear, spmm
 
 pytestmark = pytest.mark.skipif(native.level() != "avx512", reason="machine code is made for AVX-512 only")
@@ -88,7 +89,8 @@ def test_no_code_beyond_the_limit_or_for_blocks():
 REFUSED = """
 import ctypes, sys, torch
 from gossamer.kernels import native
-from gossamer.kernels.formats import matrix, pack_csr_code
+from gossamer.kernels.formats import matrix
+from gossamer.kernels.pack import pack_csr_code
 from gossamer.kernels.spmm import spmm
 if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
     sys.exit(77)

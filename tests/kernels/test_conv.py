@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gossamer.errors import ConfigError, ShapeError
 from gossamer.kernels import native
 from gossamer.kernels.conv import conv2d
-from gossamer.kernels.formats import pack_block, pack_csr16, pack_csr_panel
+from gossamer.kernels.pack import pack_block, pack_csr16, pack_csr_panel
 
 
 @given(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gossamer.errors import CheckpointError, ConfigError, NumericsError, ShapeError
 from gossamer.kernels import native
-from gossamer.kernels.formats import PackedWeight, pack_bitmap, pack_block, pack_csr16, pack_csr_code, pack_csr_panel
+from gossamer.kernels.formats import PackedWeight
+from gossamer.kernels.pack import pack_bitmap, pack_block, pack_csr16, pack_csr_code, pack_csr_panel
 
 PACKERS = {
     "csr_panel": pack_csr_panel,

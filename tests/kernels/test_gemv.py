@@ -11,8 +11,8 @@ from kernel_products import check_close, sparse
 from gossamer.errors import ConfigError, ShapeError
 from gossamer.kernels import native
 from gossamer.kernels.epilogue import ACTIVATIONS
-from gossamer.kernels.formats import pack_bitmap, pack_block, pack_csr16
 from gossamer.kernels.gemv import gemv
+from gossamer.kernels.pack import pack_bitmap, pack_block, pack_csr16
 
 PACKERS = {
     "bitmap": pack_bitmap,

@@ -11,7 +11,7 @@ from kernel_products import PACKERS, check_close, sparse
 from gossamer.errors import ConfigError, ShapeError
 from gossamer.kernels import native
 from gossamer.kernels.epilogue import ACTIVATIONS
-from gossamer.kernels.formats import pack_bitmap, pack_csr_panel
+from gossamer.kernels.pack import pack_bitmap, pack_csr_panel
 from gossamer.kernels.spmm import linear, spmm
 
 

@@ -22,7 +22,7 @@ from gossamer.claims.testbeds import one_thread
 from gossamer.engine.compiler import compile as compile_network
 from gossamer.errors import DataError
 from gossamer.kernels import native
-from gossamer.kernels.formats import pack_block, pack_csr_panel
+from gossamer.kernels.pack import pack_block, pack_csr_panel
 from gossamer.maths.statistics import mean_sd
 from gossamer.recipes.convnets import LayerChoice, pointwise
 from gossamer.sparsify.patterns import Block, Unstructured

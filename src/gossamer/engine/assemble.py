@@ -156,7 +156,7 @@ class _Builder:
         return len(self.arrays) - 1
 
     def _matrix(self, packed: PackedWeight) -> int:
-        kind = {"bitmap": 1, "csr16": 1, CODE: 2}.get(packed.kind, 0)
+        kind = {"bitmap": 1, "csr16": 1, CODE: 2, "bf16": 3}.get(packed.kind, 0)
         bits = self._array(packed.bits) if packed.kind == "bitmap" else -1
         indices = -1 if packed.kind == "bitmap" else self._array(packed.indices)
         places = [self._array(packed.pointers), indices, self._array(packed.values), bits]

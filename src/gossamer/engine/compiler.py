@@ -20,7 +20,7 @@ from gossamer.engine.executor import Executor
 from gossamer.engine.fuse import fuse
 from gossamer.engine.graph import Graph, Node
 from gossamer.engine.modules import swap_modules
-from gossamer.engine.packing import DENSE, ROW_FORMATS, TORCH, Packer, density
+from gossamer.engine.packing import DENSE, DENSE_BF16, ROW_FORMATS, TORCH, Packer, density, has_bf16
 from gossamer.engine.report import LayerReport, PlanReport
 from gossamer.engine.runtime import Plan, check_input, checked_threads
 from gossamer.errors import ConfigError, GossamerError, unknown
@@ -29,6 +29,9 @@ from gossamer.kernels import native
 Call = Callable[[Tensor], Any]
 PLAN, EAGER, CHANNELS_LAST, ONNX = "plan", "torch eager", "torch channels_last", "onnxruntime"
 MODES = ("plan", "modules")
+NOT_SPARSE = (DENSE, DENSE_BF16, TORCH)
+PRECISIONS = ("float32", "bfloat16")
+MOST_DIFFERENCE = {False: 1e-3, True: 5e-2}  # whether products round -> from torch, by the largest output
 
 
 def compile(
@@ -37,6 +40,7 @@ def compile(
     *,
     mode: Literal["plan", "modules"] = "plan",
     threads: int | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Any:
     """Make a trained, sparse network fast on this processor.
 
@@ -51,13 +55,20 @@ def compile(
         mode: "plan" compiles the whole network; "modules" replaces linear layers and 1x1 convolutions of `model`,
             in place, where that is faster, so that it stays a module for torch.compile or transformers.
         threads: fixed number; None follows torch.get_num_threads().
+        precision: "bfloat16" lets layers round their weights and inputs to it where that measured faster (sums and
+            what passes from layer to layer stay float32), on processors that have instructions for it. Outputs then
+            differ by some 1e-2: compare your task's accuracy.
     Returns:
         a `CompiledPlan` for "plan", the model itself for "modules".
     Raises:
-        ConfigError: the model is in training mode or not float32 on the CPU; an unknown mode; threads below 1.
+        ConfigError: the model is in training mode or not float32 on the CPU; an unknown mode or precision; threads
+            below 1.
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    rounds = precision != PRECISIONS[0]
     checked_threads(threads)
     _check_model(model)
     if mode == "modules":
@@ -65,9 +76,9 @@ def compile(
             raise ConfigError("modules follow torch.set_num_threads; threads is for plans")
         if isinstance(example, Tensor) and (example.is_floating_point() or example.is_complex()):
             check_input(tuple(example.shape), str(example.dtype), tuple(example.shape[1:]))
-        return swap_modules(model, example)
+        return swap_modules(model, example, rounds and has_bf16())
     _check_example(example)
-    return CompiledPlan(model, example, threads)
+    return CompiledPlan(model, example, threads, rounds)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -95,14 +106,17 @@ class CompiledPlan(Plan):
     Called with a float32 tensor (batch, *input_shape) it returns a tensor, with a numpy array an array.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, threads: int | None) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, threads: int | None, rounds: bool = False) -> None:
         self._model = copy.deepcopy(model)
         self.threads = checked_threads(threads)
         self.input_shape = tuple(example.shape[1:])
+        self._rounds = rounds and has_bf16()
         self._fast: Executor | None = None
         self._native: Executor | None = None
         self._run: Call = torch.no_grad()(self._model)
         self._report = PlanReport(runs=EAGER, threads=self._thread_count(), level=native.level(), batch=len(example))
+        if rounds and not self._rounds:
+            self._report.breaks.append("this processor has no instructions for bfloat16: float32 stays")
         with torch.no_grad():
             self._build(example.detach().contiguous())
 
@@ -147,6 +161,8 @@ class CompiledPlan(Plan):
         if graph.batch is not None:
             self._report.breaks.append(f"the model's code fixes the batch size to {graph.batch}")
         fuse(graph)
+        for node in graph.nodes:
+            node.rounds = self._rounds
         self._tune(graph, example)
         self._compare(example)
 
@@ -198,7 +214,10 @@ class CompiledPlan(Plan):
         """
         fast, threads = self._fast, self._thread_count()
         assert fast is not None
-        problem = _difference(self._model(example), fast(example, threads))
+        wanted, found = self._model(example), fast(example, threads)
+        problem = _problem(wanted, found, MOST_DIFFERENCE[self._rounds])
+        if not problem and wanted.is_floating_point():
+            self._report.difference = _difference(wanted, found)
         if problem:
             self._fast = self._native = None
             self._report.breaks.append(
@@ -244,15 +263,19 @@ def _has_onnx() -> bool:
     return all(importlib.util.find_spec(package) is not None for package in ("onnx", "onnxruntime"))
 
 
-def _difference(wanted: Any, found: Any) -> str:
+def _problem(wanted: Any, found: Any, most: float) -> str:
     """How the plan's output differs from the model's by more than rounding; "" where it does not."""
     if wanted.shape != found.shape:
         return f"its output has shape {tuple(found.shape)}, the model's {tuple(wanted.shape)}"
     if not wanted.is_floating_point():
         return "" if torch.equal(wanted, found) else "its output differs from the model's"
-    gap = float((wanted - found).abs().max())
-    is_near = gap <= 1e-3 * max(1e-6, float(wanted.abs().max())) or not bool(torch.isfinite(wanted).all())
-    return "" if is_near else f"its output differs from the model's by {gap:.3g}"
+    gap = _difference(wanted, found)
+    is_near = gap <= most or not bool(torch.isfinite(wanted).all())
+    return "" if is_near else f"its output differs from the model's by {gap:.3g} of the largest"
+
+
+def _difference(wanted: Tensor, found: Tensor) -> float:
+    return float((wanted - found).abs().max()) / max(1e-6, float(wanted.abs().max()))
 
 
 def _layer(
@@ -267,7 +290,7 @@ def _layer(
     runs = choice.kind
     if tune.uses_rows(node, images) and choice.rows and choice.kind != TORCH:
         runs = choice.rows
-    dense = {name: t for name, t in times.items() if name in (DENSE, TORCH, *(() if _sparse(node) else ROW_FORMATS))}
+    dense = {name: t for name, t in times.items() if name in (*NOT_SPARSE, *(() if _sparse(node) else ROW_FORMATS))}
     return LayerReport(
         node.name, kind, runs, density(node), times.get(runs), min(dense.values(), default=None), measured,
         _why_dense(node, runs, times),
@@ -282,9 +305,9 @@ def _why_dense(node: Node, runs: str, times: dict[str, float]) -> str:
     kept = density(node) or 0.0
     if kept == 1:
         return "it has no zeros"
-    if runs not in (DENSE, TORCH):
+    if runs not in NOT_SPARSE:
         return ""
-    sparse = {name: t for name, t in times.items() if name not in (DENSE, TORCH)}
+    sparse = {name: t for name, t in times.items() if name not in NOT_SPARSE}
     if not sparse:
         return "no sparse candidate"
     best = min(sparse, key=lambda name: sparse[name])

@@ -25,6 +25,7 @@ class Node:
         weight: (out, in, height, width), (out, in), or (channels, kernel, kernel) of a depthwise convolution.
         activation: a name of `gossamer.kernels.epilogue.ACTIVATIONS`.
         selects: a convolution that only picks and places pixels, made from slices and padding.
+        rounds: its products may round to bfloat16.
         call: the traced node that a torch node runs.
         reason: why a torch node does not run natively.
     """
@@ -39,6 +40,7 @@ class Node:
     residual: int | None = None
     activation: str = "none"
     selects: bool = False
+    rounds: bool = False
     call: Any = None
     reason: str = ""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.engine import tune
-from gossamer.engine.packing import FEW_VECTORS, FORMATS, ROW_FORMATS
+from gossamer.engine.packing import BF16, BITMAP_BF16, FEW_VECTORS, FORMATS, ROW_FORMATS
 from gossamer.engine.report import LayerReport, PlanReport
 from gossamer.kernels import native
 from gossamer.kernels.conv import conv2d
@@ -68,13 +68,14 @@ class PackedConv1x1(_Packed):
 
 
 @torch.no_grad()
-def swap_modules(model: nn.Module, example: Any) -> nn.Module:
+def swap_modules(model: nn.Module, example: Any, rounds: bool = False) -> nn.Module:
     """Replace linear layers and 1x1 convolutions of `model`, in place, by packed ones where that is faster.
 
     Args:
         model: in evaluation mode.
         example: one input: a tensor, a tuple of positional or a dict of keyword arguments. Each layer is measured
             on what it then reads.
+        rounds: products may round to bfloat16.
     Returns:
         the model itself; `model.gossamer_report` is a `PlanReport` with every candidate layer.
     """
@@ -85,7 +86,7 @@ def swap_modules(model: nn.Module, example: Any) -> nn.Module:
         if name not in inputs:
             report.layers.append(_kept(name, module, "the example does not reach it"))
             continue
-        packed, entry = _best(name, module, inputs[name])
+        packed, entry = _best(name, module, inputs[name], rounds)
         report.layers.append(entry)
         if packed is not None:
             parent, _, attribute = name.rpartition(".")
@@ -127,7 +128,7 @@ def record_inputs(model: nn.Module, layers: Mapping[str, nn.Module], example: An
     return seen
 
 
-def _best(name: str, module: nn.Module, x: Tensor) -> tuple[_Packed | None, LayerReport]:
+def _best(name: str, module: nn.Module, x: Tensor, rounds: bool) -> tuple[_Packed | None, LayerReport]:
     weight: Tensor = module.weight.detach()  # type: ignore[operator]
     kept = int(torch.count_nonzero(weight)) / max(1, weight.numel())
     if kept > MOST_DENSITY or native.extension() is None:
@@ -137,7 +138,9 @@ def _best(name: str, module: nn.Module, x: Tensor) -> tuple[_Packed | None, Laye
     formats = ROW_FORMATS if vectors < FEW_VECTORS else FORMATS
     bias: Tensor | None = module.bias  # type: ignore[assignment]
     make = PackedLinear if is_linear else PackedConv1x1
-    rivals: dict[str, nn.Module] = {kind: make(pack(weight), bias) for kind, pack in formats.items()}
+    rivals: dict[str, nn.Module] = {
+        kind: make(pack(weight), bias) for kind, pack in formats.items() if rounds or kind not in (*BF16, BITMAP_BF16)
+    }
     rivals["torch"] = module
     times = tune.race({kind: partial(rival, x) for kind, rival in rivals.items()}, native.threads())
     dense = times.pop("torch")

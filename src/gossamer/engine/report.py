@@ -41,6 +41,7 @@ class PlanReport:
         runs: "plan", or the peer that was faster: torch eager, torch channels_last, onnxruntime.
         milliseconds: of the whole network for the example, by way of running it.
         breaks: places where the plan leaves its native steps, with reasons.
+        difference: of the plan's output for the example from torch's, by the largest output.
         threads, level, batch: under which it was measured.
     """
 
@@ -51,6 +52,7 @@ class PlanReport:
     threads: int = 1
     level: str = ""
     batch: int = 1
+    difference: float | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -79,6 +81,8 @@ class PlanReport:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += ["", f"runs: {self.runs} ({self.level}, {self.threads} thread(s), batch {self.batch})"]
         lines += [f"  {name}: {ms:.3f} ms" for name, ms in sorted(self.milliseconds.items(), key=lambda item: item[1])]
+        if self.difference is not None:
+            lines.append(f"the plan's output differs from torch's by {self.difference:.1e} of the largest")
         lines += [f"break: {reason}" for reason in self.breaks]
         return "\n".join(lines)
 

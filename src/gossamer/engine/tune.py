@@ -155,7 +155,7 @@ def _key(node: Node, images: int) -> str:
         padded = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % block))
         fill.append(int(padded.unflatten(0, (-1, block)).any(1).sum()))
     shares = [round(100 * block * n / max(1, flat.numel())) for block, n in zip((1, 4, 8), fill, strict=True)]
-    fused = f"{node.activation}{'+' if node.residual is not None else ''}"
+    fused = f"{node.activation}{'+' if node.residual is not None else ''}{' bf16' if node.rounds else ''}"
     return f"{node.op} {images}x{node.shape} {tuple(flat.shape)} {fused} {shares}"
 
 

@@ -1,6 +1,6 @@
 """Sparse convolution over (images, channels, height, width), with bias, residual and activation in the same kernel.
 
-    >>> from gossamer.kernels.formats import pack_csr_panel
+    >>> from gossamer.kernels.pack import pack_csr_panel
     >>> weight = torch.zeros(2, 3, 3, 3)
     >>> weight[0, 1, 1, 1] = 2.0
     >>> x = torch.ones(1, 3, 4, 4)
@@ -28,7 +28,7 @@ from gossamer.kernels.epilogue import (
     is_eager,
     runs_native,
 )
-from gossamer.kernels.formats import MANY_COLUMNS, PackedWeight, matrix
+from gossamer.kernels.formats import MANY_COLUMNS, PackedWeight, dense_operands, matrix
 
 Pair = int | tuple[int, int]
 
@@ -48,7 +48,7 @@ def conv2d(
     """activation(conv(x, weight) + bias + residual).
 
     Args:
-        weight: csr_panel, csr_code or block, of an (out, in, kh, kw) weight.
+        weight: csr_panel, csr_code, block or bf16, of an (out, in, kh, kw) weight; bf16 rounds x, too.
         x: (images, in, height, width), float32; copied when not contiguous.
         kernel: (kh, kw) of the weight, or one number for both; likewise stride, padding and dilation.
         bias: (out,).
@@ -96,7 +96,7 @@ def conv2d_reference(
 def check_packed(weight: PackedWeight) -> None:
     """Raises ConfigError unless the weight is of a kind for products with many columns."""
     if weight.kind not in MANY_COLUMNS:
-        raise ConfigError(f"this needs a csr_panel or block weight, not {weight.kind}; gemv takes {weight.kind}")
+        raise ConfigError(f"this needs a csr_panel, block or bf16 weight, not {weight.kind}; gemv takes {weight.kind}")
 
 
 def _pair(name: str, value: Pair) -> tuple[int, int]:
@@ -119,7 +119,7 @@ def _run(
 ) -> Tensor:
     extension = native.extension() if runs_native(x, bias, residual) else None
     if extension is None:
-        return conv2d_reference(weight.unpack().to(x.device), x, geometry, bias, residual, code)
+        return conv2d_reference(*dense_operands(weight, x), geometry, bias, residual, code)
     x, y = x.contiguous(), torch.empty(_out_shape(x, weight.rows, geometry))
     bias = None if bias is None else bias.contiguous()
     residual = None if residual is None else residual.contiguous()
@@ -163,6 +163,5 @@ def packed_of(layout: list[int], pointers: Tensor, indices: Tensor, values: Tens
     """The weight of a registered operator's arguments, checked again."""
     rows, columns, block, panel = layout
     none = torch.empty(0, dtype=torch.int64)
-    return PackedWeight(
-        "block" if block > 1 else "csr_panel", rows, columns, block, panel, pointers, indices, values, none
-    )
+    kind = "bf16" if values.dtype is torch.bfloat16 else "block" if block > 1 else "csr_panel"
+    return PackedWeight(kind, rows, columns, block, panel, pointers, indices, values, none)

@@ -1,6 +1,6 @@
 """Sparse weight times a vector, or a few: a fully connected layer at batch 1, bound by the bytes of the weight.
 
-    >>> from gossamer.kernels.formats import pack_bitmap
+    >>> from gossamer.kernels.pack import pack_bitmap
     >>> weight = pack_bitmap(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
     >>> gemv(weight, torch.tensor([1.0, 4.0])).tolist()
     [8.0, 1.0]

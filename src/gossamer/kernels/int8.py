@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gossamer.errors import CheckpointError, ShapeError
 from gossamer.kernels.epilogue import activation_code, check_layer, finish_reference, is_eager, run_native
-from gossamer.kernels.formats import bitmap_of, matrix_of, pack_bitmap
+from gossamer.kernels.pack import bitmap_of, matrix_of, pack_bitmap
 
 MOST_COLUMNS = 1 << 16  # kMostInt8Columns in csrc/sparse/int8.hpp
 _LARGEST = 127

@@ -1,6 +1,6 @@
 """Sparse weight times dense activations: over columns (`spmm`), or as a fully connected layer (`linear`).
 
->>> from gossamer.kernels.formats import pack_csr_panel
+>>> from gossamer.kernels.pack import pack_csr_panel
 >>> weight = pack_csr_panel(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
 >>> spmm(weight, torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])).tolist()
 [[8.0, 10.0, 12.0], [1.0, 2.0, 3.0]]
@@ -25,7 +25,7 @@ from gossamer.kernels.epilogue import (
     is_eager,
     run_native,
 )
-from gossamer.kernels.formats import PackedWeight, matrix
+from gossamer.kernels.formats import PackedWeight, dense_operands, matrix
 
 
 def spmm(
@@ -39,7 +39,7 @@ def spmm(
     """activation(weight @ x + bias[:, None] + residual): a 1 x 1 convolution over flattened pixels.
 
     Args:
-        weight: csr_panel, csr_code or block, (out, in).
+        weight: csr_panel, csr_code, block or bf16, (out, in); bf16 rounds x, too.
         x: (in, pixels) or (images, in, pixels), float32.
         bias: (out,).
         residual: of the output's shape, added before the activation.
@@ -72,7 +72,7 @@ def linear(
     """activation(x @ weight.T + bias + residual): a fully connected layer with a batch.
 
     Args:
-        weight: csr_panel, csr_code or block, (out, in).
+        weight: csr_panel, csr_code, block or bf16, (out, in); bf16 rounds x, too.
         x: (..., in), float32. A single vector is faster through `gemv`.
         bias: (out,).
         residual: (..., out), added before the activation.
@@ -99,7 +99,7 @@ def linear_reference(dense: Tensor, x: Tensor, bias: Tensor | None, residual: Te
 def _run(weight: PackedWeight, x: Tensor, bias: Tensor | None, residual: Tensor | None, code: int) -> Tensor:
     return run_native(
         lambda extension: partial(extension.linear, matrix(extension, weight)),
-        lambda: linear_reference(weight.unpack().to(x.device), x, bias, residual, code),
+        lambda: linear_reference(*dense_operands(weight, x), bias, residual, code),
         weight.rows, x, bias, residual, code,
     )  # fmt: skip
 
