@@ -25,6 +25,7 @@ from gossamer.reuse.reprogramming import (
     transfer_report,
     write_page,
 )
+from gossamer.reuse.reprogramming.study import Sources, TransferStudy, coloured, target
 
 
 @pytest.mark.parametrize(("side", "inner"), [(16, 8), (17, 8), (9, 4)])
@@ -234,3 +235,25 @@ PROMPT = VisualPrompt((1, 8, 8), 4)
 def test_bad_input_is_named(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+def test_pictures_change_their_colours_for_a_source():
+    grey = torch.rand(2, 1, 4, 4)
+    assert torch.equal(coloured(grey, 3), grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(coloured(grey.expand(-1, 3, -1, -1), 1), grey)
+    with pytest.raises(ShapeError, match="4 channels cannot be shown to a network of 3"):
+        coloured(torch.rand(2, 4, 4, 4), 3)
+
+
+def test_a_target_gets_the_moments_of_its_source():
+    torch.manual_seed(0)
+    study = TransferStudy(target="digits", limit=300)
+    found = Sources({}, {}, {}, (1, 16, 16), centre=0.3, width=0.2)
+    posed = target(study, found, 0)
+    assert len(posed.train[1]) == 300
+    with torch.no_grad():
+        shown = posed.prompt()(posed.train[0])
+    inside = shown[:, :, 3:14, 3:14]  # 5/7 of 16 is 11
+    assert float(inside.mean()) == pytest.approx(0.3, abs=0.02)
+    assert posed.prepare(posed.train[0]).shape == (300, 1, 16, 16)
+    assert float(posed.prepare(posed.train[0]).mean()) == pytest.approx(0.3, abs=0.02)

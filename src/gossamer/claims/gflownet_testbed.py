@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from gossamer.architectures.evaluator import Evaluator
 from gossamer.architectures.gflownet import Flow, GFlowNet, HyperGrid, Training, search_gflownet
+from gossamer.architectures.gflownet.answer import solve
 from gossamer.architectures.gflownet.tasks import four_modes, ring, task
 from gossamer.architectures.nsga import search_nsga2
 from gossamer.architectures.random_search import random_search
@@ -111,6 +112,18 @@ def _front(seed: int, mutant: str | None) -> dict[str, Any]:
         "cells": len(on),
         "entropy": float(-(share * share.clamp_min(1e-300).log()).sum() / math.log(len(on))),
     }
+
+
+def enumerated(problem: str, flow: Flow, seed: int) -> dict[str, Any]:
+    """Figures of a sampler that sees the order alone, on a problem of `tasks`, after 300 steps; cached on disk."""
+
+    def compute() -> dict[str, Any]:
+        with one_thread(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            posed = task(problem)
+            return solve(posed, flow, replace(posed.training, steps=300, seed=seed)).figures()
+
+    return cell(__name__, {"what": problem, "flow": asdict(flow), "seed": seed}, compute)
 
 
 # --------------------------------------------------------------------------- N:M choices of a perceptron

@@ -29,6 +29,7 @@ from gossamer.cli import (
     prune,
     rearrange,
     recipes,
+    reprogram,
     results,
     sae,
     search,
@@ -63,6 +64,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "shrink": engine.shrink,
     "rearrange": rearrange.rearrange,
     "unlearn": unlearn.unlearn,
+    "reprogram": reprogram.reprogram,
 }
 # Groups of commands. A room adds itself here: `gossamer <room> <verb>`.
 GROUPS = {
