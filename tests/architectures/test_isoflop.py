@@ -23,7 +23,8 @@ from gossamer.architectures.isoflop import (
 from gossamer.architectures.isoflop.transform import same_cost
 from gossamer.errors import ConfigError
 from gossamer.models import Llama, LlamaConfig, build
-from gossamer.sparsify import Sparsifier
+from gossamer.sparsify import Recipe, Sparsifier
+from gossamer.sparsify.patterns import NM
 
 PICTURE = torch.zeros(1, 3, 32, 32)
 
@@ -168,6 +169,22 @@ def test_recipes_keep_exactly_the_counts(family, method):
     # a weight grown into a dead unit may still be zero, so the count is a bound
     assert all(0 < int(weights[name].count_nonzero()) <= count for name, count in iso.counts.items())
     assert (sum(row["flips"] for row in sparsifier.history) > 0) == (method != "static")
+
+
+def test_parallel_branches_may_be_one_of_four():
+    model = build("mlp", shape=(1, 8, 8), hidden=(20, 20))
+    example = torch.zeros(2, 1, 8, 8)
+    iso = iso_flop(model, "parallel", 0.75, example, last_dense=True)
+    recipe = iso_recipe(iso, "static", pattern=NM(1, 4))
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    sparsifier = Sparsifier(iso.model, torch.optim.SGD(iso.model.parameters(), lr=0.05), recipe, 2)
+    for name, mask in sparsifier.masks.items():
+        NM(1, 4).check(mask)
+        assert int(mask.sum()) == iso.counts[name]
+    with pytest.raises(ConfigError, match="do not move: take 'static'"):
+        iso_recipe(iso, "rigl", pattern=NM(1, 4))
+    with pytest.raises(ConfigError, match=r"keeps 160 weights of fc2.*, but equal FLOPs allow 100"):
+        iso_recipe(iso, "static", pattern=NM(2, 5))
 
 
 def test_the_table_says_what_equal_flops_cost():

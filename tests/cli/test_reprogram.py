@@ -55,7 +55,6 @@ def test_runs_of_ones_own_are_sources(gossamer, runs, tmp_path):
         (("--set", 'allocation="globall"'), 2, "did you mean 'global'"),
         (("nowhere",), 3, "does not exist"),
         (("--data", "digit"), 2, "did you mean 'digits'"),
-        (("--data", "tiny-shakespeare"), 3, "tiny-shakespeare"),
     ],
 )
 def test_what_cannot_be_transferred_is_said_before_it_runs(gossamer, tmp_path, arguments, code, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +23,11 @@ from gossamer.sparsify.sparsifier import Sparsifier
 
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
 # epochs, batch, learning rate, weight decay, interval of RigL
-SETTINGS = {"digits": (60, 50, 0.05, 5e-4, 20), "fashion": (15, 50, 0.05, 5e-4, 20)}
+SETTINGS = {
+    "digits": (60, 50, 0.05, 5e-4, 20),
+    "fashion": (15, 50, 0.05, 5e-4, 20),
+    "cifar": (8, 50, 0.05, 5e-4, 20),
+}
 
 
 def train_iso(
@@ -32,7 +37,8 @@ def train_iso(
 
     Args:
         family: of the transform; None: the dense network. method: "rigl", "set" or "static".
-        setting: "digits": perceptron 64-6-6-10; "fashion": ResNet-8 of half the usual width on 900 pictures.
+        setting: "digits": perceptron 64-6-6-10; "fashion": ResNet-8 of half the usual width on 900 pictures of clothes;
+            "cifar": the same on 1000 pictures of CIFAR-10 in JPEG.
         mutant: a fault: of `claims.mutants`, or "not_widened": the dense network under a mask of the same density.
     Returns:
         {"accuracy" in points, "kept": non-zeros that masks allow in all weights, "dense": those of the dense network,
@@ -52,9 +58,9 @@ def _train(
     family: str | None, sparsity: float, method: str, seed: int, setting: str, mutant: str | None
 ) -> dict[str, Any]:
     epochs, batch, lr, decay, every = SETTINGS[setting]
-    x, y, test_x, test_y = digits(seed) if setting == "digits" else fashion(seed)
+    x, y, test_x, test_y = {"digits": digits, "fashion": fashion, "cifar": cifar}[setting](seed)
     model: nn.Module = (
-        mlp(shape=(64,), hidden=(6, 6)) if setting == "digits" else CifarResNet(8, shape=(1, 28, 28), width=0.5)
+        mlp(shape=(64,), hidden=(6, 6)) if setting == "digits" else CifarResNet(8, shape=tuple(x.shape[1:]), width=0.5)
     )
     dense = sum(p.numel() for p in model.parameters() if p.ndim > 1)
     recipe, ratio = Recipe(), 1.0
@@ -107,3 +113,18 @@ def fashion(seed: int) -> Split:
     assert data.test is not None
     (x, y), (test_x, test_y) = data.train.tensors(), data.test.tensors()
     return x, y, test_x, test_y
+
+
+def cifar(seed: int) -> Split:
+    """100 training pictures of each class of CIFAR-10 in JPEG, and 1000 for the test. Raises DataError where absent."""
+    return _cifar()
+
+
+@cache
+def _cifar() -> Split:
+    data = load("cifar10-jpeg", per_class=100, augment=False)
+    assert data.test is not None
+    x, y = data.train.tensors()
+    spread = torch.randperm(data.test.samples, generator=torch.Generator().manual_seed(0))[:1000]
+    test_x, test_y = data.test.tensors()
+    return x, y, test_x[spread], test_y[spread]

@@ -17,6 +17,7 @@ from ...sparsify.accounting import Flops, flops
 from ...sparsify.allocation import Given
 from ...sparsify.channels import channel_graph
 from ...sparsify.groups import Select, select
+from ...sparsify.patterns import Pattern
 from ...sparsify.recipe import Recipe
 from ...sparsify.scores import Random
 from ...sparsify.surgery import widen
@@ -196,14 +197,18 @@ def initialise(model: nn.Module) -> None:
             reset()
 
 
-def iso_recipe(iso: IsoFlop, method: str = "rigl", *, scale_init: bool = True, **options: Any) -> Recipe:
+def iso_recipe(
+    iso: IsoFlop, method: str = "rigl", *, scale_init: bool = True, pattern: Pattern | None = None, **options: Any
+) -> Recipe:
     """The recipe that trains a transformed network with exactly its densities.
 
     Args:
         method: "rigl", "set" or "static". options: of the recipe, such as `every`.
         scale_init: divide initial weights by the root of the density (offered but unused in the released code).
+        pattern: of the masks, such as NM(1, 4); one with a fixed count must keep what equal FLOPs allow, which 1:4 does
+            for the parallel family at 75 %, and can only be static.
     Raises:
-        ConfigError: an unknown method.
+        ConfigError: an unknown method, a pattern that keeps another number of weights (the first is named) or moves.
     """
     table = Given(tuple(iso.densities.items()))
     makers: dict[str, Callable[..., Recipe]] = {
@@ -213,8 +218,23 @@ def iso_recipe(iso: IsoFlop, method: str = "rigl", *, scale_init: bool = True, *
     }
     if method not in makers:
         raise unknown("method", method, makers)
-    chosen = Select(only=tuple(iso.counts))
-    return makers[method](**options).replace(select=chosen, scale_init=scale_init, name=f"{iso.family}-{method}")
+    made = makers[method](**options).replace(
+        select=Select(only=tuple(iso.counts)), scale_init=scale_init, name=f"{iso.family}-{method}"
+    )
+    if pattern is None:
+        return made
+    _check_pattern(iso, pattern, method)
+    return made.replace(pattern=pattern)
+
+
+def _check_pattern(iso: IsoFlop, pattern: Pattern, method: str) -> None:
+    weights = dict(iso.model.named_parameters())
+    for name, count in iso.counts.items():
+        fixed = pattern.fixed(tuple(weights[name].shape))
+        if fixed is not None and method != "static":
+            raise ConfigError(f"{pattern} keeps a fixed number in every group, so its masks do not move: take 'static'")
+        if fixed not in (None, count):
+            raise ConfigError(f"{pattern} keeps {fixed} weights of {name}, but equal FLOPs allow {count}")
 
 
 def same_cost(iso: IsoFlop) -> bool:
