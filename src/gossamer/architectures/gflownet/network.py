@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...errors import unknown
 from .balance import Flow
 from .envs import Env
 from .exact import exact_distribution
@@ -32,6 +33,8 @@ class GFlowNet:
     def __init__(self, env: Env, policy: str | _Policy = "tabular", flow: Flow = Flow()) -> None:
         self.env, self.flow = env, flow
         made = {"tabular": Tabular, "network": Policy}
+        if isinstance(policy, str) and policy not in made:
+            raise unknown("policy", policy, made)
         self.policy: _Policy = made[policy](env) if isinstance(policy, str) else policy
 
     def fit(

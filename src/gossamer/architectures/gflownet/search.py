@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...errors import ConfigError
 from ..evaluator import Evaluation, Evaluator
 from .balance import Flow, loss
 from .envs import SlotFill
@@ -34,8 +35,12 @@ def search_gflownet(
         updates: optimiser steps a round (200), on trajectories drawn backward from known architectures.
     Returns:
         the evaluator's history: at equal budgets it compares with `random_search`.
+    Raises:
+        ConfigError: a space with other slots than options or with a rule, or a number below 1.
     Source: Chen & Mauch 2024, section 5.4; networks are not reset between rounds.
     """
+    if min(warm, fresh, updates) < 1:
+        raise ConfigError(f"warm, fresh and updates must be at least 1, got {warm}, {fresh} and {updates}")
     env = SlotFill(evaluator.space)
     rng = torch.Generator().manual_seed(seed)
     signs = torch.tensor([1.0 if goal == "max" else -1.0 for goal in evaluator.goals], dtype=torch.float64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...errors import NumericsError
+from ...errors import ConfigError, NumericsError
 from .balance import Flow, loss
 from .memory import Memory, Oracle
 from .order import warn_without_signal
@@ -22,6 +22,8 @@ class Training:
     Args:
         steps, batch: optimiser steps and trajectories in each. lr, lr_z: of Adam. explore: random actions.
         replay: share of each batch drawn by P_B from the best objects seen. clip: largest gradient norm; None: none.
+    Raises:
+        ConfigError: a value out of range.
     """
 
     steps: int = 1000
@@ -32,6 +34,15 @@ class Training:
     replay: float = 0.0
     clip: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.lr <= 0 or self.lr_z <= 0:
+            raise ConfigError(
+                f"steps and batch must be at least 1 and rates positive, got {self.steps}, {self.batch}, {self.lr}, "
+                f"{self.lr_z}"
+            )
+        if not (0 <= self.explore <= 1 and 0 <= self.replay <= 1):
+            raise ConfigError(f"explore and replay are shares in [0, 1], got {self.explore} and {self.replay}")
 
 
 def fit(
