@@ -179,6 +179,29 @@ def networks(
     return Measured(figures, spread, thresholds, len(tables), holds)
 
 
+def low_precision(
+    ctx: Context, make: Callable[[], nn.Module], plan: Callable[[nn.Module], LayerChoice], sparsity: float
+) -> Measured:
+    """Sparse plans in float32 and with rounding to bfloat16, over the fastest dense peer in bfloat16; one seed."""
+    require_kernels()
+    with one_thread(), torch.no_grad():
+        torch.manual_seed(0)
+        model, x = alive(make(), 0), torch.randn(1, 3, 224, 224)
+        pruned = prune_by(model, plan(model).patterns, sparsity)
+        wanted = pruned(x)
+        exact = compile_network(pruned, x, threads=1)
+        rounded = compile_network(pruned, x, threads=1, precision="bfloat16")
+        peers.check(partial(exact, x), wanted.double(), "the plan")
+        peers.check(partial(rounded, x), wanted.double(), "the plan in bfloat16", 5e-2)
+        _, half = peers.network(model, x, low=True)
+        times = medians({"float32": partial(exact, x), "bfloat16": partial(rounded, x), **half})
+    best = min(times[name] for name in half)
+    figures = {f"plan in {name}": best / times[name] for name in ("float32", "bfloat16")}
+    figures |= {f"peer {name}": best / times[name] for name in half}
+    figures["difference of outputs"] = float((rounded(x) - wanted).abs().max() / wanted.abs().max())
+    return Measured(figures)
+
+
 def all_blocks(model: nn.Module, rows: int) -> LayerChoice:
     """Blocks of `rows` output channels in every 1x1 convolution that they divide."""
     found = pointwise(model)

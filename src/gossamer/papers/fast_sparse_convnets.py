@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from gossamer.claims.convnet_testbed import gain, half, prune_by, train_all
-from gossamer.claims.execution_testbed import V1, V2, layers, medians, networks, require_kernels
+from gossamer.claims.execution_testbed import V1, V2, layers, low_precision, medians, networks, require_kernels
 from gossamer.claims.protocol import Claim, Context, Measured, Paper
 from gossamer.claims.testbeds import one_thread, summary
 from gossamer.data.images import image_files
@@ -72,6 +72,10 @@ def _v1(ctx: Context) -> Measured:
     return networks(
         ctx, mobilenet_v1, lambda model: fast_sparse_plan(model, "mobilenet-v1"), {"90 %": 0.9, "80 %": 0.8}, thresholds
     )
+
+
+def _v1_bf16(ctx: Context) -> Measured:
+    return low_precision(ctx, mobilenet_v1, lambda model: fast_sparse_plan(model, "mobilenet-v1"), 0.9)
 
 
 def _others(ctx: Context) -> Measured:
@@ -193,6 +197,16 @@ PAPER = Paper(
             _v1,
             200,
             mutants=("masked_dense",),
+        ),
+        Claim(
+            "mobilenet-v1-bf16",
+            "reported",
+            "The same network at 90 %, in float32 and rounding to bfloat16, over the fastest dense peer in bfloat16.",
+            "none",
+            "Of torch, and OpenVINO where it is installed. Processors with bfloat16 matrix units speed such peers up.",
+            _v1_bf16,
+            120,
+            1,
         ),
         Claim(
             "other-networks",
