@@ -100,10 +100,9 @@ class _Relaxation:
 
         parts = [matrix[np.flatnonzero(above)], -matrix[np.flatnonzero(below)]]
         self.under, self.under_to = sparse.vstack(parts, format="csr"), np.concatenate([upper[above], -lower[below]])
-        net = planner.problem.dynamics.net
-        self.uses = [use for step in layout.nets for use in step]
-        self.net = net
-        known = {int(c) for _, _, z in self.uses for c in z[z >= 0]}
+        rounds = [used for step in layout.rounds for used in step]
+        self.uses = [(used.dynamics.net, *use) for used in rounds for use in used.uses]
+        known = {int(c) for _, _, _, z in self.uses for c in z[z >= 0]}
         self.others = [c for c in np.flatnonzero(program.integer).tolist() if c not in known]
 
     def solve(self, fixed: dict[int, int]) -> tuple[float, Array | None]:
@@ -117,8 +116,8 @@ class _Relaxation:
     def worst(self, x: Array, fixed: dict[int, int]) -> int | None:
         """The free binary whose ReLU is violated most, else the most fractional other one; None where all hold."""
         best, column = TOLERANCE, None
-        for v, y, z in self.uses:
-            a = self.net.pre @ np.concatenate([x[v], x[y]]) + self.net.pre_bias
+        for net, v, y, z in self.uses:
+            a = net.pre @ np.concatenate([x[v], x[y]]) + net.pre_bias
             violation = np.abs(x[y] - np.maximum(a, 0))
             for k in np.flatnonzero(z >= 0):
                 if violation[k] > best and int(z[k]) not in fixed:

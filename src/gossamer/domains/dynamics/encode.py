@@ -6,8 +6,8 @@ import numpy as np
 
 from ...errors import unknown
 from .folded import Array, Folded
-from .problem import Box, box
 from .program import Columns, Program, solve
+from .transition import Box, box
 
 BOUNDS = ("interval", "lp", "exact")
 MARGIN = 1e-6  # added to bounds that a floating-point solver found

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import ConfigError, ShapeError
-from .model import REMOVED, GatedReLUMLP
+from .model import REMOVED, Gated
 
 Data = tuple[Tensor, Tensor]
 
@@ -41,7 +42,7 @@ class Ladder:
         return [target + round((relus - target) * (1 - s / self.stages) ** self.power) for s in steps]
 
 
-def check(model: GatedReLUMLP, data: Data) -> None:
+def check(model: Gated, data: Data) -> None:
     """ShapeError unless data are (N, inputs) and (N, outputs) with N >= 1."""
     x, y = data
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
@@ -53,7 +54,7 @@ def check(model: GatedReLUMLP, data: Data) -> None:
 
 
 def fit(
-    model: GatedReLUMLP,
+    model: Gated,
     data: Data,
     steps: int = 3000,
     *,
@@ -66,7 +67,7 @@ def fit(
     final: float = 0.02,
     gate_lr: float = 0.03,
     standardise: bool = True,
-) -> GatedReLUMLP:
+) -> Gated:
     """Train in place on one-step targets: Adam, mean squared error of standardised targets, cosine to final * lr.
 
     Args:
@@ -85,10 +86,11 @@ def fit(
     if standardise:
         model.standardise(x, y)
     generator = torch.Generator().manual_seed(seed)
-    weights = [p for p in model.parameters() if p is not model.logits]
+    logits = [part.logits for part in model.parts()]
+    weights = [p for p in model.parameters() if all(p is not own for own in logits)]
     groups: list[dict[str, Any]] = [{"params": weights, "peak": lr}]
     if temperature is not None:
-        groups.append({"params": [model.logits], "peak": gate_lr})
+        groups.append({"params": logits, "peak": gate_lr})
     optimiser = torch.optim.Adam(groups, lr, fused=True)
     for step in range(steps):
         for group in optimiser.param_groups:
@@ -123,7 +125,7 @@ class Budget:
 
 
 def sparsify(
-    model: GatedReLUMLP,
+    model: Gated,
     data: Data,
     relus: int,
     *,
@@ -133,8 +135,8 @@ def sparsify(
     budget: Budget | None = None,
     lr: float = 3e-3,
     seed: int = 0,
-    rank: Callable[[GatedReLUMLP, Data], Tensor] | None = None,
-) -> GatedReLUMLP:
+    rank: Callable[[Gated, Data], Tensor] | None = None,
+) -> Gated:
     """A copy of a trained model with `relus` ReLUs left, by progressive discretisation (specification 3.4).
 
     Args:
@@ -164,21 +166,13 @@ def sparsify(
             model.decide(keep)
         else:
             fit(model, data, budget.gates, lr=lr, seed=key, final=1.0, standardise=False)
-            remove(model, rank(model, data), keep)
+            model.settle(rank(model, data), torch.full_like(model.joined("states"), REMOVED), keep)
         fit(model, data, budget.settle, lr=lr, seed=key + 1, final=1.0, standardise=False)
     return fit(model, data, budget.tune, lr=lr, seed=1000 * seed + 999, standardise=False)
 
 
 @torch.no_grad()
-def remove(model: GatedReLUMLP, scores: Tensor, keep: int) -> None:
-    """Remove the ReLUs of the lowest score (hidden,) until `keep` are left."""
-    order = scores.masked_fill(model.decided, torch.inf).argsort(stable=True)[: model.relus - keep]
-    model.states[order] = REMOVED
-    model.decided[order] = True
-
-
-@torch.no_grad()
-def magnitude(model: GatedReLUMLP, data: Data) -> Tensor:
+def magnitude(model: Gated, data: Data) -> Tensor:
     """(hidden,) norm of a neuron's incoming weights times that of its outgoing ones."""
-    pairs = zip(model.layers[:-1], model.layers[1:], strict=True)
+    pairs = [pair for part in model.parts() for pair in pairwise(part.layers)]
     return torch.cat([a.weight.norm(dim=1) * b.weight.norm(dim=0) for a, b in pairs])  # type: ignore[operator]

@@ -30,7 +30,68 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator | None
     return hard + soft - soft.detach()
 
 
-class GatedReLUMLP(nn.Module):
+class Gated(nn.Module):
+    """A model with gated neurons in one or several perceptrons, its `parts()`; what training and sparsifying need.
+
+    Attributes:
+        widths: (inputs, ..., outputs). out_scale: (outputs,) unit of the errors that are trained on.
+    """
+
+    widths: tuple[int, ...]
+    out_scale: Tensor
+
+    def parts(self) -> list[GatedReLUMLP]:
+        """The perceptrons that hold the neurons, in order."""
+        raise NotImplementedError
+
+    def standardise(self, x: Tensor, y: Tensor) -> None:
+        """Take the scales of the data, inside the model. Raises NumericsError: NaN or infinity in the data."""
+        raise NotImplementedError
+
+    def joined(self, name: str) -> Tensor:
+        """An attribute of the neurons of all parts, one after another: logits, states or decided."""
+        return torch.cat([getattr(part, name) for part in self.parts()])
+
+    @property
+    def relus(self) -> int:
+        """Hidden neurons that are ReLU."""
+        return int((self.joined("states") == RELU).sum())
+
+    def counts(self) -> dict[str, int]:
+        """Neurons by state."""
+        states = self.joined("states")
+        return {name: int((states == index).sum()) for index, name in enumerate(STATES)}
+
+    def penalty(self, identity: float) -> Tensor:
+        """sum over undecided neurons of p_ReLU + identity * p_identity, p the softmax of the logits."""
+        p = self.joined("logits")[~self.joined("decided")].softmax(-1)
+        return (p[:, RELU] + identity * p[:, IDENTITY]).sum()
+
+    @torch.no_grad()
+    def decide(self, keep: int) -> None:
+        """Settle undecided neurons of the lowest p_ReLU as identity or removed until `keep` ReLUs are left."""
+        if not 0 <= keep <= self.relus:
+            raise ConfigError(f"keep {keep} ReLUs: the model has {self.relus}; give 0 to {self.relus}")
+        p = self.joined("logits").softmax(-1)
+        self.settle(p[:, RELU], torch.where(p[:, IDENTITY] > p[:, REMOVED], IDENTITY, REMOVED), keep)
+
+    @torch.no_grad()
+    def settle(self, scores: Tensor, states: Tensor, keep: int) -> None:
+        """Give undecided neurons of the lowest score their state for good until `keep` ReLUs are left.
+
+        Args:
+            scores, states: (hidden,), over all parts.
+        """
+        order = scores.masked_fill(self.joined("decided"), torch.inf).argsort(stable=True)[: self.relus - keep]
+        chosen = torch.zeros(len(scores), dtype=torch.bool)
+        chosen[order] = True
+        sizes = [len(part.states) for part in self.parts()]
+        for part, mask, state in zip(self.parts(), chosen.split(sizes), states.split(sizes), strict=True):
+            part.states[mask] = state[mask]
+            part.decided[mask] = True
+
+
+class GatedReLUMLP(Gated):
     """A perceptron (B, widths[0]) -> (B, widths[-1]) with one gate per hidden neuron: g_R max(a, 0) + g_I a + g_Z 0.
 
     Decided neurons have their state for good; undecided ones behave as ReLU, or as a sample of their logits where a
@@ -64,47 +125,38 @@ class GatedReLUMLP(nn.Module):
             self.register_buffer(f"{name}shift", torch.zeros(size))
             self.register_buffer(f"{name}scale", torch.ones(size))
 
-    @property
-    def relus(self) -> int:
-        """Hidden neurons that are ReLU."""
-        return int((self.states == RELU).sum())
+    def parts(self) -> list[GatedReLUMLP]:
+        """Itself."""
+        return [self]
 
-    def counts(self) -> dict[str, int]:
-        """Neurons by state."""
-        return {name: int((self.states == index).sum()) for index, name in enumerate(STATES)}
+    def gates(
+        self, rows: int = 1, temperature: float | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """(hidden, 3) factors of max(a, 0), a and 0; a decided neuron's are constant, without a gradient.
 
-    def gates(self, temperature: float | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """(hidden, 3) factors of max(a, 0), a and 0; a decided neuron's are constant, without a gradient."""
+        With a temperature (rows, hidden, 3): every row of a batch has a sample of its own, so that one step sees what
+        each neuron is worth on average, and not one random network.
+        """
         fixed = F.one_hot(self.states, 3).to(self.logits.dtype)
         if temperature is None:
             return fixed
-        return torch.where(self.decided[:, None], fixed, choose(self.logits, temperature, generator))
+        drawn = choose(self.logits.expand(rows, -1, -1), temperature, generator)
+        return torch.where(self.decided[:, None], fixed, drawn)
 
     def forward(self, x: Tensor, temperature: float | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Outputs of inputs (B, widths[0]); with a temperature undecided neurons are sampled."""
-        gates = self.gates(temperature, generator).to(x.dtype)
+        return self.given(x, self.gates(len(x), temperature, generator))
+
+    def given(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Outputs under gates (hidden, 3), or (B, hidden, 3) of a batch."""
+        gates = gates.to(x.dtype)
         h = (x - self.shift.to(x.dtype)) / self.scale.to(x.dtype)
-        for layer, gate in zip(self.layers[:-1], gates.split(self.widths[1:-1]), strict=True):
+        for layer, gate in zip(self.layers[:-1], gates.split(self.widths[1:-1], -2), strict=True):
             a = F.linear(h, *_cast(layer, x))
-            h = gate[:, RELU] * a.relu() + gate[:, IDENTITY] * a
+            h = gate[..., RELU] * a.relu() + gate[..., IDENTITY] * a
         last = self.layers[-1]
         out = F.linear(h, *_cast(last, x))
         return out * self.out_scale.to(x.dtype) + self.out_shift.to(x.dtype)
-
-    def penalty(self, identity: float) -> Tensor:
-        """sum over undecided neurons of p_ReLU + identity * p_identity, p the softmax of the logits."""
-        p = self.logits[~self.decided].softmax(-1)
-        return (p[:, RELU] + identity * p[:, IDENTITY]).sum()
-
-    @torch.no_grad()
-    def decide(self, keep: int) -> None:
-        """Settle undecided neurons of the lowest p_ReLU as identity or removed until `keep` ReLUs are left."""
-        if not 0 <= keep <= self.relus:
-            raise ConfigError(f"keep {keep} ReLUs: the model has {self.relus}; give 0 to {self.relus}")
-        p = self.logits.softmax(-1)
-        order = p[:, RELU].masked_fill(self.decided, torch.inf).argsort(stable=True)[: self.relus - keep]
-        self.states[order] = torch.where(p[order, IDENTITY] > p[order, REMOVED], IDENTITY, REMOVED)
-        self.decided[order] = True
 
     @torch.no_grad()
     def standardise(self, x: Tensor, y: Tensor) -> None:
@@ -113,13 +165,11 @@ class GatedReLUMLP(nn.Module):
         Raises:
             NumericsError: NaN or infinity in the data.
         """
-        for name, values in (("inputs", x), ("targets", y)):
-            if not bool(values.isfinite().all()):
-                raise NumericsError(f"{name} of the dynamics model hold NaN or infinity; drop those rows")
+        finite(x, y)
         self.shift.copy_(x.mean(0))
-        self.scale.copy_(_deviation(x))
+        self.scale.copy_(deviation(x))
         self.out_shift.copy_(y.mean(0))
-        self.out_scale.copy_(_deviation(y))
+        self.out_scale.copy_(deviation(y))
 
 
 def _cast(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,6 +177,14 @@ def _cast(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return layer.weight.to(x.dtype), layer.bias.to(x.dtype)
 
 
-def _deviation(values: Tensor) -> Tensor:
+def finite(x: Tensor, y: Tensor) -> None:
+    """NumericsError where the data hold NaN or infinity."""
+    for name, values in (("inputs", x), ("targets", y)):
+        if not bool(values.isfinite().all()):
+            raise NumericsError(f"{name} of the dynamics model hold NaN or infinity; drop those rows")
+
+
+def deviation(values: Tensor) -> Tensor:
+    """Standard deviation of each column, 1 where it is constant."""
     spread = values.std(0, correction=0)
     return torch.where(spread > 0, spread, torch.ones_like(spread))

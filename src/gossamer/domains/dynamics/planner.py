@@ -15,19 +15,29 @@ import torch
 from ...errors import ShapeError
 from .encode import affine, bounds_of, encode, interval
 from .folded import Array
-from .problem import Box, Obstacle, Plan, Problem
+from .problem import Obstacle, Plan, Problem
 from .program import Columns, Program, blame, solve
+from .transition import Box, Dynamics
 
 GROUPS = ("state box", "obstacle", "model domain")
 
 
+@dataclass(frozen=True)
+class Used:
+    """One round of messages in one step: inputs v, outputs y and binaries z of its ReLUs by term; the state after."""
+
+    dynamics: Dynamics
+    uses: list[tuple[Columns, Columns, Columns]]
+    after: Columns
+
+
 @dataclass
 class Layout:
-    """Where the variables of a program lie: x (T + 1, n), u (T, m), and per step and term v, y, z; slacks s."""
+    """Where the variables of a program lie: x (T + 1, n), u (T, m), rounds per step, slacks s, faces of obstacles."""
 
     x: list[Columns] = field(default_factory=list)
     u: list[Columns] = field(default_factory=list)
-    nets: list[list[tuple[Columns, Columns, Columns]]] = field(default_factory=list)
+    rounds: list[list[Used]] = field(default_factory=list)
     s: list[Columns] = field(default_factory=list)
     faces: list[list[Columns]] = field(default_factory=list)
 
@@ -50,14 +60,14 @@ class MILPPlanner:
     gap: float = 1e-4
     bounds: str = "exact"
     safe: Array | None = None
-    _limits: Box | None = None
+    _limits: dict[int, Box] = field(default_factory=dict, repr=False)
 
-    def limits(self) -> Box:
-        """Bounds of the pre-activations over the domain, computed on first use."""
-        if self._limits is None:
-            dynamics = self.problem.dynamics
-            self._limits = bounds_of(dynamics.net, dynamics.domain, self.bounds, solver=self.solver)
-        return self._limits
+    def limits(self, round_: Dynamics | None = None) -> Box:
+        """Bounds of the pre-activations of a round (the first) over its domain, computed on first use."""
+        dynamics = self.problem.dynamics.rounds[0] if round_ is None else round_
+        if id(dynamics) not in self._limits:
+            self._limits[id(dynamics)] = bounds_of(dynamics.net, dynamics.domain, self.bounds, solver=self.solver)
+        return self._limits[id(dynamics)]
 
     def program(self, x0: Sequence[float] | Array, fixed: Array | None = None) -> tuple[Program, Layout]:
         """The program of a start; `fixed` (T, m) pins the actions."""
@@ -68,15 +78,30 @@ class MILPPlanner:
         for t in range(problem.horizon):
             low, high = problem.u_box if fixed is None else (fixed[t], fixed[t])
             layout.u.append(program.add(problem.dynamics.actions, low, high))
-            reach = self._step(program, layout, reach, (low, high))
+            reach = self._step(program, layout, reach, (np.asarray(low, float), np.asarray(high, float)))
             layout.faces.append([_avoid(program, obstacle, layout.x[-1], reach) for obstacle in problem.obstacles])
         _costs(program, layout, problem)
         return program, layout
 
     def _step(self, program: Program, layout: Layout, reach: Box, u_box: Box) -> Box:
         """Rows of one step; returns a box of the states after it."""
-        dynamics, net = self.problem.dynamics, self.problem.dynamics.net
-        x, u = layout.x[-1], layout.u[-1]
+        x, rounds = layout.x[-1], []
+        for dynamics in self.problem.dynamics.rounds:
+            used, reach = self._round(program, dynamics, (x, layout.u[-1]), reach, u_box)
+            rounds.append(used)
+            x = used.after
+        layout.rounds.append(rounds)
+        layout.x.append(x)
+        if self.problem.x_box is not None:
+            program.rows("state box", [(x, np.eye(len(x)))], *self.problem.x_box)
+            reach = np.maximum(reach[0], self.problem.x_box[0]), np.minimum(reach[1], self.problem.x_box[1])
+        return reach[0], np.maximum(*reach)
+
+    def _round(
+        self, program: Program, dynamics: Dynamics, columns: tuple[Columns, Columns], reach: Box, u_box: Box
+    ) -> tuple[Used, Box]:
+        """Rows of one round of messages from the state and the action at `columns`; a box of the state after it."""
+        net, (x, u) = dynamics.net, columns
         both, n = np.concatenate([x, u]), dynamics.size
         low, high = np.concatenate([reach[0], u_box[0]]), np.concatenate([reach[1], u_box[1]])
         matrix = np.concatenate([dynamics.state, dynamics.action], 1)
@@ -88,7 +113,7 @@ class MILPPlanner:
             program.rows("model domain", [(v, np.eye(net.inputs))], *dynamics.domain)
             v_low, v_high = affine(term.read, np.zeros(net.inputs), low, high)
             v_low, v_high = np.maximum(v_low, dynamics.domain[0]), np.minimum(v_high, dynamics.domain[1])
-            limits = interval(net, v_low, np.maximum(v_low, v_high), self.limits())
+            limits = interval(net, v_low, np.maximum(v_low, v_high), self.limits(dynamics))
             y, z = encode(program, net, v, limits)
             uses.append((v, y, z))
             out, bias = term.write @ net.out, term.write @ net.out_bias
@@ -102,36 +127,33 @@ class MILPPlanner:
                     np.concatenate([v_high, np.maximum(limits[1], 0)]),
                 )
             )
-        layout.nets.append(uses)
         following = program.add(n)
         program.rows("dynamics", [(following, np.eye(n)), *terms], offset, offset)
-        layout.x.append(following)
         reach = (np.sum([e[0] for e in ends], 0) - 1e-6, np.sum([e[1] for e in ends], 0) + 1e-6)
-        if self.problem.x_box is not None:
-            program.rows("state box", [(following, np.eye(n))], *self.problem.x_box)
-            reach = np.maximum(reach[0], self.problem.x_box[0]), np.minimum(reach[1], self.problem.x_box[1])
-        return reach[0], np.maximum(*reach)
+        return Used(dynamics, uses, following), reach
 
     def values(self, x0: Array, actions: Array, program: Program, layout: Layout) -> Array:
         """Every variable of the program under given actions (T, m): a start for the solver."""
-        dynamics, out = self.problem.dynamics, np.zeros(len(program.cost))
+        out = np.zeros(len(program.cost))
         x = np.asarray(x0, float)
         out[layout.x[0]] = x
         for t, u in enumerate(actions):
-            out[layout.u[t]], both = u, np.concatenate([x, u])
-            x = dynamics.state @ x + dynamics.action @ u
-            for term, (v, y, z) in zip(dynamics.terms, layout.nets[t], strict=True):
-                out[v] = term.read @ both
-                a, outputs = dynamics.net.activations(out[v][None])
-                out[y] = outputs[0]
-                out[z[z >= 0]] = a[0][z >= 0] > 0
-                x = x + term.write @ dynamics.net(out[v][None])[0]
-            out[layout.x[t + 1]] = x
+            out[layout.u[t]] = u
+            for used in layout.rounds[t]:
+                dynamics, both = used.dynamics, np.concatenate([x, u])
+                x = dynamics.state @ x + dynamics.action @ u
+                for term, (v, y, z) in zip(dynamics.terms, used.uses, strict=True):
+                    out[v] = term.read @ both
+                    a, outputs = dynamics.net.activations(out[v][None])
+                    out[y] = outputs[0]
+                    out[z[z >= 0]] = a[0][z >= 0] > 0
+                    x = x + term.write @ dynamics.net(out[v][None])[0]
+                out[used.after] = x
             for obstacle, faces in zip(self.problem.obstacles, layout.faces[t], strict=True):
                 where = obstacle.read @ x
                 out[faces] = np.concatenate([where <= obstacle.lower, where >= obstacle.upper])
             goal = self.problem.goal
-            distance = np.abs(x - goal.target) * goal.weight
+            distance = np.maximum(np.abs(x - goal.target) - goal.free, 0) * goal.weight
             kept = distance[goal.weight > 0]
             out[layout.s[t]] = kept if goal.norm == "l1" else kept.max(initial=0.0)
         return out
@@ -227,7 +249,7 @@ def _costs(program: Program, layout: Layout, problem: Problem) -> None:
         s = program.add(count, 0.0, np.inf, factor)
         spread = np.eye(len(used)) if goal.norm == "l1" else np.ones((len(used), 1))
         weights = np.diag(goal.weight[used])
-        target = goal.weight[used] * goal.target[used]
-        program.rows("cost", [(s, spread), (x[used], -weights)], -target, np.inf)
-        program.rows("cost", [(s, spread), (x[used], weights)], target, np.inf)
+        target, free = goal.weight[used] * goal.target[used], goal.weight[used] * goal.free[used]
+        program.rows("cost", [(s, spread), (x[used], -weights)], -target - free, np.inf)
+        program.rows("cost", [(s, spread), (x[used], weights)], target - free, np.inf)
         layout.s.append(s)

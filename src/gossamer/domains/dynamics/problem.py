@@ -1,134 +1,20 @@
-"""What is planned: learned dynamics, boxes, obstacles and a goal."""
+"""What is planned: dynamics, boxes, obstacles and a goal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import ConfigError, NumericsError, ShapeError
-from .folded import Array, Folded, fold
+from .folded import Array
+from .transition import Box, Motion, box, rollout
 
-Box = tuple[Array, Array]
 OUTSIDE = 1e3  # price of leaving a box, per unit, where a sampler may
 NORMS = ("l1", "linf")
-
-
-def box(lower: Sequence[float] | Array, upper: Sequence[float] | Array, what: str) -> Box:
-    """Two arrays. Raises ConfigError where an end is not finite (big-M is undefined there) or the box is empty."""
-    low, high = np.asarray(lower, float), np.asarray(upper, float)
-    if low.shape != high.shape or low.ndim != 1:
-        raise ShapeError(f"{what}: lower and upper must be vectors of one length, got {low.shape} and {high.shape}")
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ConfigError(
-            f"{what} is unbounded ({low} to {high}): the constants of the ReLU constraints need finite ends; give a box"
-        )
-    if (low > high).any():
-        raise ConfigError(f"{what} is empty: lower {low} above upper {high}")
-    return low, high
-
-
-@dataclass(frozen=True)
-class Term:
-    """One use of the network: it reads `read [x; u]` and adds `write @ output` to the state.
-
-    Args:
-        read: (inputs, n + m). write: (n, outputs).
-    """
-
-    read: Array
-    write: Array
-
-
-@dataclass(frozen=True)
-class Dynamics:
-    """x' = state x + action u + sum over terms of write net(read [x; u]); all terms share one network.
-
-    Several terms are the message passing of a graph network whose edges share weights and gates.
-
-    Args:
-        model: GatedReLUMLP, or nn.Sequential of Linear and ReLU.
-        state: (n, n). action: (n, m). terms: at least one.
-        domain: box of the network's inputs in which it was trained; plans stay inside it.
-    Raises:
-        ShapeError: matrices that do not fit. ConfigError: a model with other layers, or an unbounded domain.
-    """
-
-    model: nn.Module
-    state: Array
-    action: Array
-    terms: tuple[Term, ...]
-    domain: Box
-
-    def __post_init__(self) -> None:
-        n, m = self.action.shape
-        box(*self.domain, "the domain of the model")
-        for term in self.terms:
-            got, wanted = (term.read.shape, term.write.shape), ((self.net.inputs, n + m), (n, len(self.net.out_bias)))
-            if got != wanted:
-                raise ShapeError(f"a term has read and write of shapes {got}, needed {wanted}")
-        if self.state.shape != (n, n) or len(self.domain[0]) != self.net.inputs:
-            raise ShapeError(
-                f"state must be ({n}, {n}) and the domain have {self.net.inputs} entries, got "
-                f"{self.state.shape} and {len(self.domain[0])}"
-            )
-
-    @cached_property
-    def net(self) -> Folded:
-        """The network, folded."""
-        return fold(self.model)
-
-    @property
-    def size(self) -> int:
-        return len(self.state)
-
-    @property
-    def actions(self) -> int:
-        return int(self.action.shape[1])
-
-    @cached_property
-    def _tensors(self) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]], Tensor, Tensor]:
-        convert = torch.from_numpy
-        terms = [(convert(t.read.T.copy()), convert(t.write.T.copy())) for t in self.terms]
-        return (
-            convert(self.state.T.copy()),
-            convert(self.action.T.copy()),
-            terms,
-            convert(self.domain[0]),
-            convert(self.domain[1]),
-        )
-
-    def step(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Next states (B, n) of x (B, n), u (B, m), both float64, and how far inputs lie outside the domain (B,)."""
-        state, action, terms, low, high = self._tensors
-        both, following = torch.cat([x, u], 1), x @ state + u @ action
-        outside = x.new_zeros(len(x))
-        for read, write in terms:
-            v = both @ read
-            outside = outside + ((low - v).relu() + (v - high).relu()).sum(1)
-            following = following + self.model(v) @ write
-        return following, outside
-
-    def rollout(self, x0: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, T + 1, n) from x0 (n,) under actions (B, T, m), and the sum of excursions (B,)."""
-        states, outside = [x0.expand(len(u), -1)], u.new_zeros(len(u))
-        for t in range(u.shape[1]):
-            x, excess = self.step(states[-1], u[:, t])
-            states.append(x)
-            outside = outside + excess
-        return torch.stack(states, 1), outside
-
-
-def residual(model: nn.Module, actions: int, domain: Box) -> Dynamics:
-    """x' = x + model([x; u])."""
-    inputs = len(domain[0])
-    n = inputs - actions
-    term = Term(np.eye(inputs), np.eye(n))
-    return Dynamics(model, np.eye(n), np.zeros((n, actions)), (term,), domain)
 
 
 @dataclass(frozen=True)
@@ -138,14 +24,16 @@ class Goal:
     Args:
         target, weight: (n,); weights >= 0, 0 for what does not matter.
         norm: "l1", or "linf" (largest weighted difference).
+        band: (n,) distances up to which an entry costs nothing; None: 0. With it the goal is a region.
     Raises:
-        ConfigError: another norm; "l2" would need a quadratic solver.
+        ConfigError: another norm, a negative weight or band; "l2" would need a quadratic solver.
     """
 
     target: Array
     weight: Array
     terminal: float = 1.0
     norm: str = "l1"
+    band: Array | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
@@ -155,15 +43,23 @@ class Goal:
             )
         if np.shape(self.target) != np.shape(self.weight) or np.any(np.asarray(self.weight) < 0):
             raise ConfigError("a goal needs a weight >= 0 for every entry of its target")
+        if self.band is not None and (np.shape(self.band) != np.shape(self.target) or np.any(self.band < 0)):
+            raise ConfigError("the band of a goal needs a distance >= 0 for every entry of its target")
         if not np.isfinite(self.target).all():
             raise NumericsError(f"the goal {self.target} is not finite")
+
+    @property
+    def free(self) -> Array:
+        """The band, zeros where there is none."""
+        return np.zeros(len(self.target)) if self.band is None else np.asarray(self.band, float)
 
     def factors(self, horizon: int) -> Array:
         return np.array([1.0] * (horizon - 1) + [self.terminal])
 
     def __call__(self, states: Tensor) -> Tensor:
         """(B,) costs of states (B, T + 1, n); the first state is free."""
-        distance = (states[:, 1:] - torch.as_tensor(self.target)).abs() * torch.as_tensor(self.weight)
+        distance = (states[:, 1:] - torch.as_tensor(self.target)).abs() - torch.as_tensor(self.free)
+        distance = distance.relu() * torch.as_tensor(self.weight)
         each = distance.sum(2) if self.norm == "l1" else distance.amax(2)
         return each @ torch.from_numpy(self.factors(each.shape[1]))
 
@@ -197,7 +93,7 @@ class Problem:
         ConfigError: a horizon below 1 or an unbounded box. ShapeError: a box or goal of another size.
     """
 
-    dynamics: Dynamics
+    dynamics: Motion
     horizon: int
     u_box: Box
     goal: Goal
@@ -230,7 +126,7 @@ class Problem:
 
     def evaluate(self, x0: Array, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Costs (B,) and excursions (B,) of actions (B, T, m) on the model, and the states (B, T + 1, n)."""
-        states, outside = self.dynamics.rollout(torch.from_numpy(x0), actions)
+        states, outside = rollout(self.dynamics, torch.from_numpy(x0), actions)
         if self.x_box is not None:
             low, high = map(torch.from_numpy, self.x_box)
             outside = outside + ((low - states[:, 1:]).relu() + (states[:, 1:] - high).relu()).sum((1, 2))

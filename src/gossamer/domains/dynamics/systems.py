@@ -11,7 +11,7 @@ from torch import nn
 from ...errors import ConfigError
 from .folded import Array
 from .learning import Data
-from .problem import Box, Dynamics, Term
+from .transition import Box, Dynamics, Term
 
 
 @dataclass(frozen=True)
