@@ -26,6 +26,22 @@ def test_a_model_is_trained_run_and_exported(gossamer, tmp_path):
     assert gossamer("dynamics", "run", "-m", "m", "-p", "mpi", cwd=tmp_path).code == 2
 
 
+def test_a_graph_model_is_trained_and_sorts(gossamer, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="extra dynamics")
+    train = ("dynamics", "train", "-s", "pile", "--relus", 6, "--hidden", 6, "--steps", 20, "--samples", 200, "-o", "m")
+    done = gossamer(*train, "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.json["relu"] == 6
+    for task in ("sort", "gather"):
+        options = ("-p", "milp", "--limit", 1, "--steps", 1, "--film", "loop.gif", "--json")
+        done = gossamer("dynamics", "run", "-m", "m", "-t", task, *options, cwd=tmp_path)
+        assert done.code == 0, done.err
+        assert 0 <= done.json["milp"]["arrived"] <= 4
+        with image.open(tmp_path / "loop.gif") as film:
+            assert film.n_frames == 2
+    assert "needs a perceptron" in gossamer("dynamics", "run", "-m", "m", "-t", "push", cwd=tmp_path).err
+
+
 def test_own_data_and_bad_data(gossamer, tmp_path):
     x = np.random.default_rng(0).normal(size=(50, 3))
     np.savez(tmp_path / "own.npz", inputs=x, targets=x[:, :1])

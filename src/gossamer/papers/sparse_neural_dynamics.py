@@ -126,7 +126,8 @@ def _exact(ctx: Context) -> Measured:
         rng, planner = np.random.default_rng(seed), _tiny(seed)
         low, high = planner.limits()
         if ctx.mutant == "narrow_bounds":
-            planner._limits = low, high = low / 8, high / 8
+            low, high = low / 8, high / 8
+            planner._limits[id(planner.problem.dynamics)] = low, high
         net, domain = planner.problem.dynamics.net, planner.problem.dynamics.domain
         a, _ = net.activations(rng.uniform(*domain, (10_000, 3)))
         excess = np.maximum(low - a, a - high).max()

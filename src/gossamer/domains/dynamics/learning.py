@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import ConfigError, ShapeError
+from ...errors import ConfigError, NumericsError, ShapeError
 from .model import REMOVED, Gated
 
 Data = tuple[Tensor, Tensor]
@@ -77,7 +78,8 @@ def fit(
         gate_lr: of the logits, 0.03, our choice for short stages.
         lam_id: price of an identity neuron in units of a ReLU.
     Raises:
-        ShapeError, NumericsError: of the data. ConfigError: steps < 0 or a learning rate that is not positive.
+        ShapeError, NumericsError: of the data; NumericsError also where it diverges. ConfigError: steps < 0 or
+            a learning rate that is not positive.
     """
     check(model, data)
     if steps < 0 or not lr > 0:
@@ -103,6 +105,8 @@ def fit(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    if steps and not math.isfinite(loss.item()):
+        raise NumericsError(f"the training of the dynamics model diverged at lr={lr}; lower it")
     return model
 
 
@@ -145,30 +149,51 @@ def sparsify(
     Raises:
         ConfigError: a target outside that range.
     """
-    schedule, budget, model = schedule or Ladder(), budget or Budget(), copy.deepcopy(model)
-    if not 0 <= relus <= model.relus:
-        raise ConfigError(f"relus={relus}: the model has {model.relus}; give 0 to {model.relus}")
-    for stage, keep in enumerate(schedule(model.relus, relus)):
+    model = copy.deepcopy(model)
+    for step in steps_down(
+        model.relus, data, relus, schedule=schedule, lam=lam, lam_id=lam_id, budget=budget, lr=lr, seed=seed, rank=rank
+    ):
+        step(model)
+    return model
+
+
+def steps_down(
+    present: int,
+    data: Data,
+    relus: int,
+    *,
+    schedule: Ladder | None = None,
+    lam: float = 2e-3,
+    lam_id: float = 0.3,
+    budget: Budget | None = None,
+    lr: float = 3e-3,
+    seed: int = 0,
+    rank: Callable[[Gated, Data], Tensor] | None = None,
+) -> list[Callable[[Gated], None]]:
+    """What `sparsify` does to a model of `present` ReLUs in place, one call a stage and one at the end.
+
+    Each call has a seed and an optimiser of its own, so that a model kept after one goes on with the next to the same
+    bits.
+    """
+    schedule, budget = schedule or Ladder(), budget or Budget()
+    if not 0 <= relus <= present:
+        raise ConfigError(f"relus={relus}: the model has {present}; give 0 to {present}")
+    plain: dict[str, Any] = {"lr": lr, "final": 1.0, "standardise": False}
+
+    def down(stage: int, keep: int, model: Gated) -> None:
         key = 1000 * seed + 2 * stage
         if rank is None:
-            fit(
-                model,
-                data,
-                budget.gates,
-                lr=lr,
-                seed=key,
-                temperature=1.0,
-                lam=lam,
-                lam_id=lam_id,
-                final=1.0,
-                standardise=False,
-            )
+            fit(model, data, budget.gates, seed=key, temperature=1.0, lam=lam, lam_id=lam_id, **plain)
             model.decide(keep)
         else:
-            fit(model, data, budget.gates, lr=lr, seed=key, final=1.0, standardise=False)
+            fit(model, data, budget.gates, seed=key, **plain)
             model.settle(rank(model, data), torch.full_like(model.joined("states"), REMOVED), keep)
-        fit(model, data, budget.settle, lr=lr, seed=key + 1, final=1.0, standardise=False)
-    return fit(model, data, budget.tune, lr=lr, seed=1000 * seed + 999, standardise=False)
+        fit(model, data, budget.settle, seed=key + 1, **plain)
+
+    def tune(model: Gated) -> None:
+        fit(model, data, budget.tune, lr=lr, seed=1000 * seed + 999, standardise=False)
+
+    return [*(partial(down, stage, keep) for stage, keep in enumerate(schedule(present, relus))), tune]
 
 
 @torch.no_grad()

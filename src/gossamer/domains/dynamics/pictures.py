@@ -1,4 +1,4 @@
-"""Pictures of pushing: a strip of moments (PNG) and a closed-loop film (GIF)."""
+"""Pictures of closed loops: their ends side by side (PNG), and a film (GIF)."""
 
 from __future__ import annotations
 
@@ -12,67 +12,123 @@ from ...errors import MissingExtra
 from ...runs.files import atomic
 from .control import Episode
 from .folded import Array
+from .study import Scene
 
-SIDE, SCALE = 320, 130.0  # pixels of a panel, pixels per unit of length
+SIDE, MARGIN = 320, 34  # pixels of a panel, and of its rim
 COLOURS = ("#2a78b8", "#c4622d", "#3f8f4f", "#8a5fb0")
+INK, FAINT = "#222222", "#999999"
 
 
-def _panel(states: Array, goal: Array, radius: float, caption: str, middle: Array) -> Any:
-    """The last state, with the paths that led there."""
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError as error:
-        raise MissingExtra("pillow", "dynamics") from error
-    picture = Image.new("RGB", (SIDE, SIDE), "white")
-    draw = ImageDraw.Draw(picture)
-
-    def at(point: Array) -> tuple[float, float]:
-        return SIDE / 2 + SCALE * (point[0] - middle[0]), SIDE / 2 - SCALE * (point[1] - middle[1])
-
-    def ring(point: Array, size: float, **style: Any) -> None:
-        x, y = at(point)
-        draw.ellipse((x - size * SCALE, y - size * SCALE, x + size * SCALE, y + size * SCALE), **style)
-
-    for disc in range(states.shape[1] // 2 - 1):
-        own, colour = slice(2 * disc, 2 * disc + 2), COLOURS[disc % len(COLOURS)]
-        ring(goal[own], radius, outline=colour, width=2)
-        ring(states[-1, own], radius, fill=colour)
-        if len(states) > 1:
-            draw.line([at(s[own]) for s in states], fill="#000000", width=2)
-    if len(states) > 1:
-        draw.line([at(s[-2:]) for s in states], fill="#999999", width=1)
-    ring(states[-1, -2:], 0.04, fill="#111111")
-    draw.text((8, 6), caption, fill="#222222", font_size=15)
-    return picture
-
-
-def film(path: str | Path, episodes: Mapping[str, Episode], goal: Array, radius: float) -> Path:
-    """Write a GIF that shows closed loops side by side, a frame for each step; the ring is the goal."""
-    frames = _frames(episodes, goal, radius)
+def film(path: str | Path, episodes: Mapping[str, Episode], scene: Scene) -> Path:
+    """Write a GIF that shows closed loops side by side, a frame for each step; rings or frames are the goals."""
+    frames = _frames(episodes, scene)
     with atomic(Path(path)) as temporary:
-        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=400, loop=0)
+        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=500, loop=0)
     return Path(path)
 
 
-def strip(path: str | Path, episodes: Mapping[str, Episode], goal: Array, radius: float) -> Path:
+def strip(path: str | Path, episodes: Mapping[str, Episode], scene: Scene) -> Path:
     """Write a PNG of the ends of closed loops, side by side."""
     with atomic(Path(path)) as temporary:
-        _frames(episodes, goal, radius)[-1].save(temporary, "PNG")
+        _frames(episodes, scene)[-1].save(temporary, "PNG")
     return Path(path)
 
 
-def _frames(episodes: Mapping[str, Episode], goal: Array, radius: float) -> list[Any]:
+class _Panel:
+    """One picture of a state, in units of length around a middle."""
+
+    def __init__(self, middle: Array, scale: float) -> None:
+        try:
+            from PIL import Image, ImageDraw
+        except ImportError as error:
+            raise MissingExtra("pillow", "dynamics") from error
+        self.image = Image.new("RGB", (SIDE, SIDE), "white")
+        self.draw, self.middle, self.scale = ImageDraw.Draw(self.image), middle, scale
+
+    def at(self, point: Array) -> tuple[float, float]:
+        x, y = self.scale * (point - self.middle)
+        return SIDE / 2 + x, SIDE / 2 - y + 8
+
+    def ring(self, point: Array, size: float, **style: Any) -> None:
+        (x, y), r = self.at(point), size * self.scale
+        self.draw.ellipse((x - r, y - r, x + r, y + r), **style)
+
+    def line(self, points: Any, **style: Any) -> None:
+        self.draw.line([self.at(p) for p in points], **style)
+
+    def frame(self, middle: Array, half: Array, colour: str) -> None:
+        (left, top), (right, bottom) = self.at(middle + half * [-1, 1]), self.at(middle + half * [1, -1])
+        self.draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+
+
+def _goals(panel: _Panel, scene: Scene) -> None:
+    goal, n = scene.problem.goal, scene.bodies
+    target, band = (values[: 2 * n].reshape(n, 2) for values in (goal.target, goal.free))
+    for body in range(n):
+        colour = COLOURS[scene.classes[body] % len(COLOURS)] if scene.classes else FAINT
+        if band[body].any():
+            panel.frame(target[body], band[body], colour)
+        else:
+            panel.ring(target[body], scene.radius, outline=colour, width=2)
+    for i, j in scene.links:
+        panel.line((target[i], target[j]), fill=FAINT, width=2)
+
+
+def _panel(episode: Episode, step: int, scene: Scene, caption: str, view: tuple[Array, float]) -> Any:
+    """The state after `step` steps, with the ways that led there."""
+    panel, n = _Panel(*view), scene.bodies
+    _goals(panel, scene)
+    ways = episode.states[: step + 1, : 2 * n].reshape(-1, n, 2)
+    for i, j in scene.links:
+        panel.line((ways[-1, i], ways[-1, j]), fill=COLOURS[0], width=4)
+    for body in range(n):
+        colour = COLOURS[scene.classes[body] % len(COLOURS)] if scene.classes else COLOURS[0]
+        panel.ring(ways[-1, body], scene.radius, fill=colour)
+        if step and not scene.links:
+            panel.line(ways[:, body], fill="#000000", width=1)
+    if not scene.placed:
+        tool = episode.states[: step + 1, -2:]
+        if step:
+            panel.line(tool, fill=FAINT, width=1)
+        panel.ring(tool[-1], 0.035, fill=INK)
+    elif step:
+        where, stroke = episode.actions[step - 1, :2], episode.actions[step - 1, 2:]
+        panel.line((where, where + stroke), fill=INK, width=3)
+        panel.ring(where + stroke, 0.035, fill=INK)
+    for row, line in enumerate(caption.split("\n")):
+        panel.draw.text((8, 5 + 17 * row), line, fill=INK, font_size=14)
+    return panel.image
+
+
+def _view(episodes: Mapping[str, Episode], scene: Scene) -> tuple[Array, float]:
+    """Middle and pixels per length at which everything is in the picture."""
+    n = 2 * scene.bodies
+    goal = scene.problem.goal
+    moved = [e.states.reshape(len(e.states), -1, 2).reshape(-1, 2) for e in episodes.values()]
+    ends = [(goal.target + side * goal.free)[:n].reshape(-1, 2) for side in (-1, 1)]
+    every = np.concatenate([*moved, *ends])
+    low, high = every.min(0) - scene.radius, every.max(0) + scene.radius
+    return (low + high) / 2, (SIDE - 2 * MARGIN) / float((high - low).max())
+
+
+def _frames(episodes: Mapping[str, Episode], scene: Scene) -> list[Any]:
+    view, frames = _view(episodes, scene), []
+    for step in range(max(len(e.states) for e in episodes.values())):
+        panels = []
+        for name, episode in episodes.items():
+            last = min(step, len(episode.states) - 1)
+            away = scene.distances(episode.states[last : last + 1])[0]
+            home = scene.arrived(episode.states[last])
+            caption = f"{name}, step {last}\noff by {away:.3f}, {home} of {scene.bodies} there"
+            panels.append(_panel(episode, last, scene, caption, view))
+        frames.append(_side_by_side(panels))
+    return frames
+
+
+def _side_by_side(panels: list[Any]) -> Any:
     from PIL import Image
 
-    every = np.concatenate([e.states.reshape(-1, 2) for e in episodes.values()] + [goal.reshape(-1, 2)[:-1]])
-    middle = (every.min(0) + every.max(0)) / 2
-    frames = []
-    for t in range(1, 1 + max(len(e.states) for e in episodes.values())):
-        frame = Image.new("RGB", (SIDE * len(episodes), SIDE), "white")
-        for index, (name, episode) in enumerate(episodes.items()):
-            end = episode.states[:t]
-            away = np.abs(end[-1, :-2] - goal[:-2]).sum()
-            caption = f"{name}: step {len(end) - 1}, off by {away:.3f}"
-            frame.paste(_panel(end, goal, radius, caption, middle), (SIDE * index, 0))
-        frames.append(frame)
-    return frames
+    frame = Image.new("RGB", (SIDE * len(panels), SIDE), "white")
+    for index, panel in enumerate(panels):
+        frame.paste(panel, (SIDE * index, 0))
+    return frame
