@@ -138,6 +138,9 @@ def test_bad_patches(folder):
         Patches([], 2)
     with pytest.raises(ConfigError, match="2, 3, 4 or 8, got 5"):
         read_pairs(folder, 5)
+    write_picture(folder / "0003.png", picture(2, 9))
+    with pytest.raises(ShapeError, match=r"0003\.png has 2x9 pixels, fewer than the scale 4"):
+        read_pairs(folder, 4)
 
 
 def test_dead_leaves():

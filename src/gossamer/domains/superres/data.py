@@ -33,6 +33,8 @@ def read_pairs(folder: str | Path, scale: int, low: str | Path | None = None, li
     for path in picture_files(folder)[:limit]:
         high = read_picture(path).rgb
         if low is None:
+            if min(high.shape[1:]) < scale:
+                raise ShapeError(f"{path} has {high.shape[1]}x{high.shape[2]} pixels, fewer than the scale {scale}")
             high = cropped(high, scale)
             pairs.append((_bytes(degrade(high, scale)), _bytes(high)))
             continue
