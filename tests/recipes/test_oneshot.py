@@ -511,6 +511,15 @@ def test_bad_calls():
         prune_(net, 0.5)
 
 
+def test_transposed_convolutions_stay_dense_and_are_named():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 3, 3))
+    report = prune_(net, 0.5, score="wanda", calibration=[torch.randn(2, 3, 8, 8)])
+    assert report.skipped == {"1.weight": "weights of a ConvTranspose2d are not pruned in one shot"}
+    assert [row.name for row in report.layers] == ["0.weight"]
+    with pytest.raises(ConfigError, match=r"nothing to prune in ConvTranspose2d: .*not pruned in one shot"):
+        prune_(nn.ConvTranspose2d(8, 3, 3), 0.5)
+
+
 def test_the_verb_is_public():
     assert gossamer.prune_ is prune_
     assert plain_forward(F.relu, torch.ones(2)).tolist() == [1.0, 1.0]
@@ -533,5 +542,6 @@ def test_torchs_own_encoder_is_pruned_where_its_layers_are_called():
     net = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
     report = prune_(net, 0.5, score="sparsegpt", calibration=[torch.randn(8, 5, 16)])
     assert [row.name for row in report.layers] == [f"layers.{i}.linear{j}.weight" for i in (0, 1) for j in (1, 2)]
-    assert set(report.skipped) == {f"layers.{i}.self_attn.out_proj.weight" for i in (0, 1)}
+    kept = ("in_proj_weight", "out_proj.weight")
+    assert set(report.skipped) == {f"layers.{i}.self_attn.{name}" for i in (0, 1) for name in kept}
     assert report.chains == ("layers",)

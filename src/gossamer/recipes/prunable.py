@@ -92,8 +92,8 @@ def _is_layer(module: nn.Module, kinds: tuple[str, ...]) -> bool:
 def prunable(model: nn.Module, select: Select) -> tuple[list[Layer], dict[str, str]]:
     """The layers of `model` that `select` chooses, in registration order, and why others stay dense.
 
-    Weights that several modules share (output layers tied to an embedding), output embeddings of Hugging Face models
-    and parametrised weights stay dense.
+    Weights that several modules share (output layers tied to an embedding), output embeddings of Hugging Face models,
+    parametrised weights, transposed convolutions and the joint projection of torch's attention stay dense.
 
     Raises:
         ConfigError: nothing is left to prune, or a name pattern of `select` matches nothing.
@@ -111,7 +111,7 @@ def prunable(model: nn.Module, select: Select) -> tuple[list[Layer], dict[str, s
     chosen = chosen[1 if select.first_dense else 0 : len(chosen) - (1 if select.last_dense else 0)]
     owners = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    layers, skipped = [], {}
+    layers, skipped = [], _others(model, select)
     for name, module in chosen:
         reason = _reason(module, owners, head)
         if reason:
@@ -123,6 +123,19 @@ def prunable(model: nn.Module, select: Select) -> tuple[list[Layer], dict[str, s
     if not layers:
         raise ConfigError(f"nothing to prune in {type(model).__name__}: {skipped or 'no Linear or Conv is selected'}")
     return layers, skipped
+
+
+def _others(model: nn.Module, select: Select) -> dict[str, str]:
+    """Weights that might be meant, of modules that one-shot pruning does not know."""
+    found = {}
+    for path, module in model.named_modules():
+        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        joint = isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+        if transposed or joint:
+            name = f"{path}.{'weight' if transposed else 'in_proj_weight'}".lstrip(".")
+            if any(fnmatchcase(name, glob) for glob in select.only):
+                found[name] = f"weights of a {type(module).__name__} are not pruned in one shot"
+    return found
 
 
 def _wanted(name: str, module: nn.Module, select: Select) -> bool:
