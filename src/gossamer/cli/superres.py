@@ -84,6 +84,9 @@ def train(
     scale: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = 2,
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Method.")] = "iss_p",
     sparsity: Annotated[float, typer.Option(help="Fraction of zeros in every layer but the last ones.")] = 0.9,
+    half_life: Annotated[
+        float | None, typer.Option(help="Steps in which a low weight halves (iss_p); the authors' alpha makes 13.5.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps; the authors take 300000.")] = 2000,
     patch: Annotated[int, typer.Option(help="Side of the high-resolution patches in pixels.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Patches in a batch.")] = 16,
@@ -108,7 +111,7 @@ def train(
     from gossamer.domains.superres.run import authors_optimiser, method
     from gossamer.training.config import TrainConfig
 
-    made = method(recipe, sparsity)
+    made = method(recipe, sparsity, half_life)
     torch.manual_seed(seed)
     model = build(network, scale)
     pairs = read_pairs(data, scale, low, limit)

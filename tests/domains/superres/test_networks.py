@@ -194,6 +194,9 @@ def test_training_resumes_with_the_same_bits(tmp_path):
 def test_methods():
     assert method("iss_h", 0.9).select.exclude == ("tail*",)
     assert method("dense", 0.9).name == "dense"
+    assert method("iss_p", 0.9, half_life=1.0).weight_ops[0].alpha == 0.5
+    with pytest.raises(ConfigError, match="iss_h shrinks no weights by a factor"):
+        method("iss_h", 0.9, half_life=1.0)
     with pytest.raises(ConfigError, match="did you mean 'iss_"):
         method("iss_q", 0.9)
 

@@ -153,13 +153,21 @@ def train(
     return task.model.eval(), task.masks, result
 
 
-def method(name: str, sparsity: float) -> Recipe:
+def method(name: str, sparsity: float, half_life: float | None = None) -> Recipe:
     """A recipe by its name that leaves the layers behind the body dense, as the authors do (*tail*).
 
-    Recipes that bring their own sparsity (N:M) do not read `sparsity`. Raises ConfigError for an unknown name.
+    Recipes that bring their own sparsity (N:M) do not read `sparsity`.
+
+    Args:
+        half_life: of ISS-P, see `recipes.iss_p`; None: the authors' alpha.
+    Raises:
+        ConfigError: an unknown name, or a half-life for a recipe that has none.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    takes = "sparsity" in inspect.signature(RECIPES[name]).parameters
-    made = RECIPES[name](sparsity=sparsity) if takes else RECIPES[name]()
+    known = inspect.signature(RECIPES[name]).parameters
+    if half_life is not None and "half_life" not in known:
+        raise ConfigError(f"recipe {name} shrinks no weights by a factor, so a half-life of {half_life} says nothing")
+    options = {"sparsity": sparsity, "half_life": half_life}
+    made = RECIPES[name](**{key: value for key, value in options.items() if key in known})
     return made.replace(select=Select(exclude=("tail*",)))
