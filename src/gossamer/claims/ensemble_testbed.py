@@ -30,11 +30,14 @@ DATA = {"fashion": "fashion-mnist-900", "cifar": "cifar10-jpeg"}
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def train_masked(recipe: Recipe | None, setting: str, seed: int, width: int = WIDTH) -> dict[str, Any]:
+def train_masked(
+    recipe: Recipe | None, setting: str, seed: int, width: int = WIDTH, shuffled: bool = False
+) -> dict[str, Any]:
     """Train and test one perceptron (hidden layers of `width`) with SGD 0.05, momentum 0.9, cosine; cached on disk.
 
     Args:
         recipe: the method; None trains dense. setting: a key of SETTINGS. seed: of everything.
+        shuffled: input pixels change places, the same in all images, so that groups of neighbours become groups of any.
     Returns:
         {"accuracy" in points, "kept" weights of masked layers, "grouped": whether every unit of a group of 20 still
         has the inputs of its neighbours}.
@@ -42,17 +45,21 @@ def train_masked(recipe: Recipe | None, setting: str, seed: int, width: int = WI
         DataError: the data set of the setting is absent.
     """
     settings = {"recipe": recipe.to_yaml() if recipe else None, "setting": setting, "seed": seed, "width": width}
+    settings |= {"shuffled": shuffled}
 
     def compute() -> dict[str, Any]:
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _train(recipe, setting, seed, width)
+            return _train(recipe, setting, seed, width, shuffled)
 
     return cell(__name__, settings, compute)
 
 
-def _train(recipe: Recipe | None, setting: str, seed: int, width: int) -> dict[str, Any]:
+def _train(recipe: Recipe | None, setting: str, seed: int, width: int, shuffled: bool) -> dict[str, Any]:
     x, y, test_x, test_y = _split(setting, seed)
+    if shuffled:
+        places = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(1000 + seed))
+        x, test_x = (images.flatten(1)[:, places].view_as(images) for images in (x, test_x))
     model = mlp(shape=x.shape[1:], hidden=(width,) * 3, norm=False)
     for layer in model:
         if isinstance(layer, nn.Linear):  # He normal; a masked layer is scaled to its own fan-in by the recipe

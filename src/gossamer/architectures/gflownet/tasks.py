@@ -56,8 +56,8 @@ def beale(points: Tensor) -> Tensor:
 def shubert(points: Tensor) -> Tensor:
     """(n,) in about [0, 1] of points in [0, 1]^2."""
     u, v = (-1.5 * (2 * points.double() - 1)).unbind(1)
-    waves = [sum(i * torch.cos((i + 1) * axis + i) for i in range(1, 6)) for axis in (u, v)]
-    return (waves[0] * waves[1] + 186.8) / 397
+    first, second = (torch.stack([i * torch.cos((i + 1) * axis + i) for i in range(1, 6)]).sum(0) for axis in (u, v))
+    return (first * second + 186.8) / 397
 
 
 OBJECTIVES: Mapping[str, Callable[[Tensor], Tensor]] = {
