@@ -285,6 +285,19 @@ def test_a_global_order_knows_what_the_batch_does_not():
     assert float(clamped) < float(within)
 
 
+def test_what_is_replayed_is_good():
+    objects = torch.arange(40)[:, None]
+    for oracle, good in (
+        (lambda o: o[:, 0].double(), set(range(36, 40))),  # the top tenth
+        (lambda o: torch.stack([o[:, 0], -((o[:, 0] - 20) ** 2)], 1).double(), set(range(20, 40))),  # the front
+    ):
+        memory = Memory()
+        memory.add(objects, oracle)
+        drawn = memory.best(2000, torch.Generator().manual_seed(0))[:, 0].tolist()
+        assert set(drawn[:1000]) == good
+        assert set(drawn[1000:]) == set(range(40))
+
+
 # ---- search
 
 

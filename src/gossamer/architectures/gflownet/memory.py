@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .order import check_scores
+from .order import check_scores, non_dominated
 
 Oracle = Callable[[Tensor], Tensor]
 
@@ -36,10 +36,15 @@ class Memory:
         return torch.stack(list(self.scores.values()))
 
     def best(self, count: int, rng: torch.Generator) -> Tensor:
-        """Half from the top tenth by the first objective, half from the rest, with replacement."""
-        keys = list(self.scores)
-        order = torch.stack([self.scores[key][0] for key in keys]).argsort(descending=True)
-        top = max(1, len(keys) // 10)
-        first = order[torch.randint(top, (count // 2,), generator=rng)]
-        rest = order[torch.randint(len(keys), (count - count // 2,), generator=rng)]
-        return torch.tensor([keys[i] for i in torch.cat([first, rest]).tolist()])
+        """Half from the best, half from all, with replacement.
+
+        The best are the top tenth of one objective, or the objects that no other dominates in several.
+        """
+        keys, scores = list(self.scores), self.all()
+        if scores.shape[1] == 1:
+            first = scores[:, 0].argsort(descending=True)[: max(1, len(keys) // 10)]
+        else:
+            first = non_dominated(scores).nonzero().flatten()
+        chosen = first[torch.randint(len(first), (count // 2,), generator=rng)]
+        rest = torch.randint(len(keys), (count - count // 2,), generator=rng)
+        return torch.tensor([keys[i] for i in torch.cat([chosen, rest]).tolist()])
