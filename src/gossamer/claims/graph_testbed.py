@@ -7,7 +7,7 @@ classes, a power law of degrees and bags of 300 words.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-ITERATIVE = {"ugs": ugs, "wd-glt": wd_glt}
+ITERATIVE = {"ugs": ugs, "wd-glt": partial(wd_glt, every=False)}
 
 
 def graph_of(data: str, seed: int) -> Graph:

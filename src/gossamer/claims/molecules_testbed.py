@@ -1,4 +1,4 @@
-"""Water with atoms moved at random, in a minimal basis: the data and the trainings of the Hamiltonian claims."""
+"""Water with atoms moved at random, in def2-svp: data and trainings of the Hamiltonian claims, as specified."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from gossamer.domains.molecules.data import Labelled, geometries, make
 from gossamer.domains.molecules.evaluation import evaluate
 from gossamer.domains.molecules.network import Shape, SPHNet
 from gossamer.domains.molecules.paths import PathGate
+from gossamer.domains.molecules.product import PathProduct
 from gossamer.domains.molecules.scf import Molecule, Sample
 from gossamer.domains.molecules.schedule import ThreePhase
 from gossamer.domains.molecules.training import Settings, train
 
-BASIS, TRAINING, TEST, STEPS = "sto-3g", 72, 24, 300
-SHAPE = Shape(lmax=3, channels=8, sparsity=0.7)  # 34 paths, of which 10 are kept
+BASIS, TRAINING, TEST, STEPS = "def2-svp", 250, 50, 250  # the shorter of the specification's two trainings
+SHAPE = Shape(lmax=4, channels=8, sparsity=0.7)  # 65 paths, of which 19 are kept
 
 ARMS: dict[str, Shape] = {
     "dense": dataclasses.replace(SHAPE, sparsity=0.0),
@@ -37,7 +38,7 @@ ARMS: dict[str, Shape] = {
 
 @cache
 def water() -> Labelled:
-    """The 96 labelled molecules; made once, then read from the cache of cells."""
+    """The 300 labelled molecules; made once, then read from the cache of cells."""
     molecules = geometries("water", TRAINING + TEST)
     names = ("fock", "guess", "overlap", "energies")
 
@@ -102,8 +103,12 @@ def guess_error() -> dict[str, float]:
     return evaluate(None, water().split(TRAINING)[1])
 
 
-def stages(seed: int) -> dict[str, SPHNet]:
-    """Networks in every state of the gates: dense, random, adaptive, frozen; not trained, scores spread."""
+def stages(seed: int, fault: str | None = None) -> dict[str, SPHNet]:
+    """Networks in every state of the gates: dense, random, adaptive, frozen; not trained, scores spread.
+
+    Args:
+        fault: "coefficients_dropped" freezes the paths without what the gate multiplies them with, or None.
+    """
     model = network(SHAPE, seed)
     found = {"dense": network(ARMS["dense"], seed)}
     for gate in (m for m in model.modules() if isinstance(m, PathGate)):
@@ -114,20 +119,23 @@ def stages(seed: int) -> dict[str, SPHNet]:
         found[phase] = network(SHAPE, seed)
         found[phase].load_state_dict(model.state_dict())
     found["frozen"] = model.freeze()
+    if fault == "coefficients_dropped":
+        for product in (m for m in found["frozen"].layers.modules() if isinstance(m, PathProduct)):
+            product.coefficients.fill_(1.0)
     return found
 
 
 def law_error(model: SPHNet, seed: int, fault: str | None = None) -> float:
-    """Largest |H(R x) - D H(x) D'| of one molecule and one rotation, in hartree."""
+    """Largest |H(R x) - D H(x) D'| of one molecule and one rotation, in hartree; fault: "mirrored_axis", or None."""
     from scipy.spatial.transform import Rotation
 
     molecule = water().samples[seed].molecule
     turn = Rotation.random(rng=np.random.default_rng(seed)).as_matrix()
     turned = Molecule(molecule.numbers, molecule.positions @ turn.T)
-    first, second = model.predict([molecule])[0], model.predict([turned])[0]
-    if fault == "absolute_positions":  # a network that sees where x points to
-        second = second + 1e-3 * turned.positions[1, 0]
-        first = first + 1e-3 * molecule.positions[1, 0]
+    shown = [molecule, turned]
+    if fault == "mirrored_axis":  # the harmonics are evaluated in another frame than the orbitals'
+        shown = [Molecule(m.numbers, m.positions * [-1.0, 1.0, 1.0]) for m in shown]
+    first, second = model.predict(shown)
     orbitals = rotation_of_orbitals(BASIS, molecule.numbers, turn)
     return float(np.abs(orbitals @ first @ orbitals.T - second).max())
 

@@ -212,6 +212,8 @@ def test_wd_glt_keeps_what_its_rounds_leave(blocks):
     plain = ugs(gcn_of(blocks), blocks, 3, edge_penalty=0, weight_penalty=0, settings=Settings(epochs=3), seed=0)
     same = wd_glt(gcn_of(blocks), blocks, 3, separation=0, settings=Settings(epochs=3), seed=0)
     assert torch.equal(plain.edge_mask, same.edge_mask)  # without its distance, and before a mask meets its bounds
+    once = wd_glt(gcn_of(blocks), blocks, 3, every=False, settings=Settings(epochs=3), seed=0)
+    assert once.trainings == 4
     strong = wd_glt(gcn_of(blocks), blocks, 3, separation=1e3, settings=Settings(epochs=3), seed=0)
     assert not torch.equal(plain.edge_mask, strong.edge_mask)
 

@@ -1,5 +1,6 @@
 """Products and gates against e3nn, counts, gradients, phases, and freezing."""
 
+import math
 import warnings
 
 import pytest
@@ -73,7 +74,7 @@ def test_coefficients_by_hand():
     gate.scores.data = torch.tensor([0.5, 2.0, 1.0, 0.1])
     gate.advance("adaptive")
     assert gate.indices().tolist() == [1, 2]
-    torch.testing.assert_close(gate.coefficients(), torch.tensor([4.0, 3.0]) * 10 / 7)
+    torch.testing.assert_close(gate.coefficients(), torch.tensor([4.0, 3.0]) * math.sqrt(10 * 5) / 7)
 
 
 def test_dropped_paths_get_no_gradient():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 EPSILON, STEPS = 1e-3, 10  # of WD-GLT
+TINY = 1e-300
 
 
 def sinkhorn_distance(x: Tensor, y: Tensor, epsilon: float = EPSILON, steps: int = STEPS) -> Tensor:
@@ -21,12 +20,14 @@ def sinkhorn_distance(x: Tensor, y: Tensor, epsilon: float = EPSILON, steps: int
     """
     cost = (x[:, None] - y[None]).square().sum(2)
     with torch.no_grad():
-        log_kernel = -cost / epsilon
-        right = cost.new_zeros(len(y))
+        # less the least of every row, then column: the same plan, and no sum of the kernel is zero
+        shifted = cost.double() - cost.double().min(1, keepdim=True).values
+        kernel = (-(shifted - shifted.min(0).values) / epsilon).exp()
+        right = kernel.new_ones(len(y))
         for _ in range(steps):
-            left = -math.log(len(x)) - torch.logsumexp(log_kernel + right, 1)
-            right = -math.log(len(y)) - torch.logsumexp(log_kernel + left[:, None], 0)
-        plan = (log_kernel + left[:, None] + right).exp()
+            left = 1 / (len(x) * (kernel @ right)).clamp(min=TINY)
+            right = 1 / (len(y) * (left @ kernel)).clamp(min=TINY)
+        plan = (left[:, None] * kernel * right).to(cost)
     return (plan * cost).sum()
 
 

@@ -34,6 +34,7 @@ def ugs(
     weight_step: float = 0.1,
     edge_penalty: float = 1e-4,
     weight_penalty: float = 1e-4,
+    every: bool = True,
     settings: Settings = Settings(),
     seed: int = 0,
 ) -> Ticket:
@@ -46,6 +47,7 @@ def ugs(
         make: builds the network, called (x, edge_index, edge_weight=...). graph: as in `teddy`.
         rounds: 20 in the paper. edge_step, weight_step: share of the remaining ones that a round cuts.
         edge_penalty, weight_penalty: of the L1 norm of the masks.
+        every: train with fixed masks after every round, as a ladder of tickets needs; else only after the last one.
     Source: Chen et al. 2021 (UGS).
     """
 
@@ -53,7 +55,7 @@ def ugs(
         weights = sum(gate.weight.abs().sum() for gate in learned.weight_gates.values())
         return edge_penalty * learned.edge_weights().abs().sum() + weight_penalty * weights
 
-    return _iterate(make, graph, rounds, (edge_step, weight_step), norms, settings, seed)
+    return _iterate(make, graph, rounds, (edge_step, weight_step), norms, settings, seed, every)
 
 
 def wd_glt(
@@ -64,6 +66,7 @@ def wd_glt(
     edge_step: float = 0.05,
     weight_step: float = 0.1,
     separation: float = 0.1,
+    every: bool = True,
     settings: Settings = Settings(),
     seed: int = 0,
 ) -> Ticket:
@@ -80,7 +83,7 @@ def wd_glt(
     def apart(learned: _Round, logits: Tensor) -> Tensor:
         return -separation * class_distances(logits.softmax(1))
 
-    return _iterate(make, graph, rounds, (edge_step, weight_step), apart, settings, seed, bounded=True)
+    return _iterate(make, graph, rounds, (edge_step, weight_step), apart, settings, seed, every, bounded=True)
 
 
 def _iterate(
@@ -91,6 +94,7 @@ def _iterate(
     penalty: Penalty,
     settings: Settings,
     seed: int,
+    every: bool,
     bounded: bool = False,
 ) -> Ticket:
     if rounds < 1:
@@ -103,15 +107,17 @@ def _iterate(
         initial = {name: value.detach().clone() for name, value in model.named_parameters()}
         masks = {name: torch.ones_like(value, dtype=torch.bool) for name, value in initial.items()}
         alive = torch.ones(graph.edge_index.shape[1], dtype=torch.bool, device=graph.edge_index.device)
-        seconds = 0.0
-        for _ in range(rounds):
+        seconds, trainings = 0.0, 0
+        for number in range(1, rounds + 1):
             learned = _Round(model, graph, initial, masks, alive, penalty, bounded)
             seconds += learned.run(settings).seconds
             alive, masks = learned.cut(*step)
-            found = _Round(model, graph, initial, masks, alive).run(settings)
-            seconds += found.seconds
+            trainings += 1
+            if every or number == rounds:
+                found = _Round(model, graph, initial, masks, alive).run(settings)
+                seconds, trainings = seconds + found.seconds, trainings + 1
     sparse = Fit(found.model, found.logits, found.val, found.test, found.epoch, seconds)
-    return Ticket(sparse.model, graph.edge_index[:, alive], alive, masks, None, sparse, 2 * rounds)
+    return Ticket(sparse.model, graph.edge_index[:, alive], alive, masks, None, sparse, trainings)
 
 
 class _Round:

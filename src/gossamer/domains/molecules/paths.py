@@ -32,8 +32,9 @@ def kept_count(sparsity: float, paths: int) -> int:
 class PathGate(nn.Module):
     """A learned score for every path, and the set of paths that is computed now.
 
-    Coefficient of a kept path p: alpha_p w_p * (sum of all alpha) / (sum over kept q of alpha_q |w_q|). This is the
-    paper's rule times a constant, so that the untrained gate at sparsity 0 is e3nn's own product.
+    Coefficient of a kept path p: alpha_p w_p / (sum over kept q of alpha_q |w_q|), the paper's rule, times a constant
+    of the kept set: sqrt(sum of all alpha * sum of the kept alpha). So the untrained gate at sparsity 0 is e3nn's own
+    product, and features keep their size where paths are left out; with the paper's rule alone they grow.
 
     Args:
         orders: degrees (l1, l2, l3) of the paths.
@@ -116,9 +117,9 @@ class PathGate(nn.Module):
     def coefficients(self) -> Tensor:
         """(keep,) the factors of the kept paths; gradients reach the scores of these alone."""
         kept = self.indices()
-        weighted = self.alpha[kept] * self.scores[kept]
-        total = (self.alpha[kept] * self.scores[kept].abs()).sum().clamp(min=1e-6)
-        return weighted * self.alpha.sum() / total
+        alpha, scores = self.alpha[kept], self.scores[kept]
+        total = (alpha * scores.abs()).sum().clamp(min=1e-6)
+        return alpha * scores * (self.alpha.sum() * alpha.sum()).sqrt() / total
 
     def mean_order(self) -> float:
         """Mean l1 + l2 + l3 of the kept paths."""
