@@ -100,9 +100,9 @@ def measure(shape: tuple[int, int, int], sparsity: int, threads: int) -> tuple[d
     return {name: times[best] / times[name] for name in sparse | low}, best
 
 
-def tables(sparsities: list[int], threads: int) -> Iterator[str]:
+def tables(sparsities: list[int], threads: int, vectors: list[int]) -> Iterator[str]:
     """A Markdown table for each shape, line by line."""
-    for shape in SHAPES:
+    for shape in (s for s in SHAPES if s[2] in vectors):
         yield f"\n### {shape[1]} inputs, {shape[0]} outputs, {shape[2]} vector{'s' * (shape[2] > 1)}\n"
         results = []
         for sparsity in sparsities:
@@ -120,6 +120,7 @@ def tables(sparsities: list[int], threads: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparsity", type=int, nargs="+", default=list(SPARSITIES), help="in percent")
+    parser.add_argument("--vectors", type=int, nargs="+", default=[1, 32, 128], help="only shapes with so many")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the Markdown here as well")
     options = parser.parse_args()
@@ -128,7 +129,7 @@ def main() -> None:
     lines = [f"Speed-up over the best dense fp32 peer, {options.threads} thread(s), level `{native.level()}`."]
     print(lines[0])
     with torch.inference_mode():
-        for line in tables(options.sparsity, options.threads):
+        for line in tables(options.sparsity, options.threads, options.vectors):
             print(line, flush=True)
             lines.append(line)
     if options.out:

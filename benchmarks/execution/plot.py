@@ -54,7 +54,7 @@ def main() -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    drawn = panels(options.table.read_text())
+    drawn = panels(options.table.read_text().split("\n## Two threads")[0])
     size = (1.5 + 4 * len(drawn), 4.6)
     figure, axes = pyplot.subplots(1, len(drawn), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, (xs, columns)) in zip(axes[0], drawn.items(), strict=True):
