@@ -98,12 +98,13 @@ def test_a_truncated_file_is_refused(saved, tmp_path, length):
         Plan.load(path)
 
 
-def test_a_newer_version_is_refused(saved, tmp_path):
+@pytest.mark.parametrize(("step", "named"), [(1, "newer than"), (-1, "another version than")])
+def test_another_version_is_refused(saved, tmp_path, step, named):
     data = bytearray(saved.read_bytes())
-    data[8:16] = struct.pack("<Q", planfile.VERSION + 1)
-    (tmp_path / "newer.plan").write_bytes(data)
-    with pytest.raises(CheckpointError, match="newer"):
-        Plan.load(tmp_path / "newer.plan")
+    data[8:16] = struct.pack("<Q", planfile.VERSION + step)
+    (tmp_path / "other.plan").write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"version {planfile.VERSION + step}, {named}"):
+        Plan.load(tmp_path / "other.plan")
 
 
 def rewritten(saved: Path, path: Path, change) -> Path:

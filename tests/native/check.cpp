@@ -84,6 +84,83 @@ Blocks pack_blocks(const Floats& a, int64_t rows, int64_t columns, int64_t block
   return m;
 }
 
+uint16_t half(float x) {
+  uint32_t word;
+  std::memcpy(&word, &x, 4);
+  return static_cast<uint16_t>(word >> 16);
+}
+
+// Numbers that bfloat16 holds.
+Floats short_numbers(int64_t count, double density = 1.0) {
+  Floats out = numbers(count, density);
+  for (float& x : out) {
+    const uint32_t word = uint32_t(half(x)) << 16;
+    std::memcpy(&x, &word, 4);
+  }
+  return out;
+}
+
+// The values of a block matrix as halves, of every two entries of a strip side by side.
+std::vector<uint16_t> zipped(const Blocks& m) {
+  std::vector<uint16_t> out(m.values.size());
+  const int64_t block = m.view.block;
+  for (size_t s = 0; s + 1 < m.pointers.size(); ++s)
+    for (int64_t e = m.pointers[s]; e < m.pointers[s + 1]; ++e)
+      for (int64_t r = 0; r < block; ++r) {
+        const int64_t rank = e - m.pointers[s], pair = e - rank % 2;
+        const bool is_alone = pair + 1 == m.pointers[s + 1];
+        out[pair * block + (is_alone ? r : 2 * r + rank % 2)] = half(m.values[e * block + r]);
+      }
+  return out;
+}
+
+void check_bf16() {
+  for (int64_t block : {1, 4, 8, 16})
+    for (int64_t pixels : {1, 17, 49, 200}) {
+      const int64_t rows = 37, columns = 90;
+      const Floats a = short_numbers(rows * columns, 0.3), x = short_numbers(columns * pixels), bias = numbers(rows);
+      Blocks m = pack_blocks(a, rows, columns, block, 40);
+      const std::vector<uint16_t> halves = zipped(m);
+      m.view.values = nullptr, m.view.halves = halves.data();
+      Floats y(rows * pixels);
+      const ConvShape shape{columns, {1, pixels}, {1, 1}, {1, 1}, {0, 0}, {1, 1}};
+      conv(m.view, shape, 1, x.data(), y.data(), {bias.data(), nullptr, Activation::relu}, 2);
+      expect_close(y, product(a, x, bias, rows, columns, pixels), "spmm in bfloat16");
+    }
+}
+
+// The weights of an 8-bit matrix in steps: the same bits as from `wanted`.
+void check_steps(const std::vector<int8_t>& dense, const Floats& scales, const std::vector<int32_t>& offsets,
+                 int64_t rows, int64_t columns, const Floats& x, const Epilogue& after, const Floats& wanted) {
+  Int8Steps a;
+  a.rows = rows, a.columns = columns, a.scales = scales.data(), a.offsets = offsets.data();
+  std::vector<int32_t> starts{0};
+  std::vector<int8_t> values;
+  std::vector<uint8_t> places;
+  for (int64_t g = 0; g < a.groups(); ++g)
+    for (int64_t p = 0; p < a.panels(); ++p) {
+      for (int64_t r = 0; r < Int8Steps::kGroup && g * Int8Steps::kGroup + r < rows; ++r) {
+        int64_t rank = 0;
+        for (int64_t c = p * Int8Steps::kPanel; c < std::min(columns, (p + 1) * Int8Steps::kPanel); ++c) {
+          const int8_t value = dense[(g * Int8Steps::kGroup + r) * columns + c];
+          if (value == 0) continue;
+          const size_t at = (starts.back() + rank / 4) * Int8Steps::kStep + r * 4 + rank % 4;
+          if (at >= values.size()) {
+            values.resize((starts.back() + rank / 4 + 1) * Int8Steps::kStep);
+            places.resize(values.size());
+          }
+          values[at] = value, places[at] = static_cast<uint8_t>(c - p * Int8Steps::kPanel);
+          ++rank;
+        }
+      }
+      starts.push_back(static_cast<int32_t>(values.size() / Int8Steps::kStep));
+    }
+  a.starts = starts.data(), a.values = values.data(), a.places = places.data();
+  Floats y(rows);
+  gemv_int8(a, 1, x.data(), y.data(), after, 2);
+  expect(y == wanted, "gemv in 8-bit steps");
+}
+
 void check_spmm() {
   for (int64_t block : {1, 4, 8, 16})
     for (int64_t pixels : {1, 3, 16, 49, 200}) {
@@ -106,7 +183,7 @@ void check_rows() {
     std::vector<int32_t> pointers{0}, offsets;
     std::vector<uint16_t> indices;
     std::vector<uint64_t> bits(rows * words);
-    std::vector<int8_t> integers;
+    std::vector<int8_t> integers, whole(rows * columns);
     Floats values, scales(rows, 0.01f), y(rows), rounded(columns * rows);
     for (int64_t r = 0; r < rows; ++r) {
       int32_t sum = 0;
@@ -117,6 +194,7 @@ void check_rows() {
         bits[r * words + c / 64] |= uint64_t(1) << (c % 64);
         integers.push_back(static_cast<int8_t>(std::lround(std::max(-1.27f, std::min(1.27f, w)) * 100)));
         rounded[r * columns + c] = integers.back() * 0.01f;
+        whole[r * columns + c] = integers.back();
         sum += integers.back();
       }
       pointers.push_back(static_cast<int32_t>(values.size())), offsets.push_back(128 * sum);
@@ -146,6 +224,7 @@ void check_rows() {
               x.data(), y.data(), after, 2);
     const auto near = product(rounded, x, bias, rows, columns, 1);
     for (int64_t r = 0; r < rows; ++r) expect(std::abs(y[r] - near[r]) < 0.2, "gemv in 8 bits");
+    check_steps(whole, scales, offsets, rows, columns, x, after, y);
   }
 }
 
@@ -236,7 +315,7 @@ void check_masks() {
 int main() {
   for (Level each : available()) {
     set_level(name(each));
-    check_spmm(), check_rows(), check_depthwise(), check_training(), check_masks();
+    check_spmm(), check_bf16(), check_rows(), check_depthwise(), check_training(), check_masks();
     std::printf("level %s checked\n", name(each));
   }
   return failures != 0;
