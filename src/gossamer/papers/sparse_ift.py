@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.architectures.isoflop import FAMILIES, iso_flop, iso_recipe
+from gossamer.architectures.isoflop import FAMILIES, iso_flop
 from gossamer.architectures.isoflop.transform import same_cost
+from gossamer.claims.isoflop_full import CONFIGURATIONS, example_data, full_size
+from gossamer.claims.isoflop_full import main as run
 from gossamer.claims.isoflop_testbed import train_iso
 from gossamer.claims.protocol import Claim, Context, Measured, Paper
-from gossamer.data.catalogue import load
-from gossamer.data.dataset import Batches, Dataset
 from gossamer.maths.statistics import mean_sd, paired_interval
 from gossamer.models.language import Llama, LlamaConfig
 from gossamer.models.zoo import build
-from gossamer.training import Classification, OptimConfig, TrainConfig, fit
 
 Arm = tuple[str | None, float, str]
 DENSE: Arm = (None, 0.0, "static")
@@ -111,47 +110,31 @@ CLOTHES: dict[str, Arm] = {"dense": DENSE, "wide 0.75, static": STATIC, "wide 0.
 # --------------------------------------------------------------------------- full size
 
 
-def full_size(
-    data: Dataset, family: str, sparsity: float, run: str | None = None, steps: int | None = None
-) -> dict[str, Any]:
-    """ResNet-18 on CIFAR-100 by the authors' schedule (200 epochs, SGD 0.1, Nesterov, decay 5e-4), resumable.
-
-    Args:
-        run: folder of the run. steps: instead of the full schedule.
-    """
-    model = build("resnet-18", shape=data.shape, classes=data.classes)
-    iso = iso_flop(model, family, sparsity, torch.zeros(1, *data.shape))
-    optim = OptimConfig(name="nesterov", lr=0.1, momentum=0.9, weight_decay=5e-4)
-    config = TrainConfig(steps=steps or 200 * len(data.train), optim=optim)
-    recipe = iso_recipe(iso, "rigl", every=100 if steps is None else 1)
-    result = fit(
-        Classification(iso.model), data, recipe, config, run=run, resume=run is not None, progress=run is not None
-    )
-    return {"flops": iso.ratio, "density": iso.density, **{k: v for k, v in result.items() if isinstance(v, float)}}
-
-
 def _starts(ctx: Context) -> Measured:
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(8, 3, 32, 32, generator=generator), torch.arange(8)
-    data = Dataset(Batches([x, y], 4), None, None, 100, (3, 32, 32))  # type: ignore[arg-type]  # nothing to test on
-    found = full_size(data, "wide", 0.9, steps=2)
-    return Measured({"flops": found["flops"], "density": found["density"]}, seeds=1)
+    """Two steps of every configuration, narrow, on made-up samples: FLOPs over those of the dense network."""
+    small: dict[str, dict[str, Any]] = {
+        "resnet-18": {},
+        "mobilenet-v2": {},
+        "vit-tiny": {"width": 48, "depth": 2},
+        "language": {"width": 48, "depth": 2, "heads": 4},
+    }
+    found = {
+        which: full_size(which, example_data(which), "wide", 0.75, steps=2, **options)["flops"]
+        for which, options in small.items()
+    }
+    return Measured(found, seeds=1)
 
 
 def main() -> None:
-    """python -m gossamer.papers.sparse_ift DATA RUN [--family wide] [--sparsity 0.9]"""
+    """python -m gossamer.papers.sparse_ift DATA RUN [--model resnet-18] [--family wide] [--sparsity 0.9]"""
     parser = argparse.ArgumentParser(description="Sparse-IFT at full size; run again to resume.")
-    parser.add_argument("data", help="folder of CIFAR-100's binary files")
+    parser.add_argument("data", help="folder of CIFAR-100's binary files, or a text file for --model language")
     parser.add_argument("run", help="folder of the run")
+    parser.add_argument("--model", choices=CONFIGURATIONS, default="resnet-18")
     parser.add_argument("--family", choices=FAMILIES, default="wide")
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--steps", type=int, help="for a trial")
-    given = parser.parse_args()
-    print(
-        full_size(
-            load("cifar100", path=given.data, batch_size=128), given.family, given.sparsity, given.run, given.steps
-        )
-    )
+    run(parser.parse_args())
 
 
 PAPER = Paper(
@@ -242,8 +225,8 @@ PAPER = Paper(
             "needs_gpu",
             "ResNet-18 on CIFAR-100 gains 3 points at 90 %.",
             "77.0 to 80.1",
-            "Needs a GPU for 200 epochs: gossamer is run as `python -m gossamer.papers.sparse_ift DATA RUN`; "
-            "here two steps of the same code on made-up pictures.",
+            "Needs a GPU for 200 epochs: gossamer is run as `python -m gossamer.papers.sparse_ift DATA RUN`, with "
+            "--model mobilenet-v2, vit-tiny or language for the others; here two steps of each on made-up samples.",
             _starts,
             120,
             1,
