@@ -96,7 +96,8 @@ class LayerChoice:
         for key in values:
             if key not in known:
                 raise unknown("setting of a search of layers", key, known)
-        return LayerChoice(**{k: tuple(v) if k == "options" else v for k, v in values.items()})
+        made: dict[str, Any] = {k: tuple(v) if k == "options" else v for k, v in values.items()}
+        return LayerChoice(**made)
 
 
 def pattern_of(option: str) -> NM | None:
@@ -185,8 +186,8 @@ def run_seed(
 
 def _search(arm: str, evaluator: Evaluator, choice: LayerChoice, seed: int) -> None:
     if arm == "gflownet":
-        options = {"warm": choice.warm, "fresh": choice.fresh, "updates": choice.updates}
-        search_gflownet(evaluator, flow=Flow(choice.flow), seed=seed, **options)
+        rounds: dict[str, Any] = {"warm": choice.warm, "fresh": choice.fresh, "updates": choice.updates}
+        search_gflownet(evaluator, flow=Flow(choice.flow), seed=seed, **rounds)
     elif arm == "nsga2":
         search_nsga2(evaluator, seed=seed)
     elif arm == "random":
@@ -207,6 +208,7 @@ class _Trained:
 
     def __call__(self, architecture: Architecture) -> tuple[float, float, float]:
         masks = self.space.masks(architecture)
+        assert self.data.val is not None  # `prepare` has looked
         held = replace(self.data, test=self.data.val)
         made = train(self.model, masks, held, self.study, self.seed, self.study.steps)
         test = accuracy(made["model"], self.data.test)

@@ -48,7 +48,7 @@ def layers(
     from gossamer.runs.sweep import Job, sweep
 
     use_data(data_dir)
-    training = layer_choice.LayerChoice().training | {"data": data, "model": model, "steps": steps}
+    training = dict(layer_choice.LayerChoice().training) | {"data": data, "model": model, "steps": steps}
     training |= {} if model == "mlp" else {"model_options": {}}
     training |= {"data_options": {**dict(training["data_options"]), "val": val}}
     given = settings(sets)

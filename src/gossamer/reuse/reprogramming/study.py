@@ -99,7 +99,8 @@ class TransferStudy:
             if key not in known:
                 raise unknown("setting of a transfer", key, known)
         tuples = ("sparsities", "shots", "ways")
-        return TransferStudy(**{k: tuple(v) if k in tuples else v for k, v in values.items()})
+        made: dict[str, Any] = {k: tuple(v) if k in tuples else v for k, v in values.items()}
+        return TransferStudy(**made)
 
 
 @dataclass(frozen=True)
