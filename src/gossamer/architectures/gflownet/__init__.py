@@ -6,6 +6,7 @@ from .exact import exact_distribution
 from .network import GFlowNet
 from .order import OrderLoss, listwise, non_dominated, pairwise
 from .policies import Policy, Tabular
+from .quality import hypervolume, igd_plus, r2
 from .search import search_gflownet
 from .train import Training, fit
 
@@ -22,8 +23,11 @@ __all__ = [
     "Training",
     "exact_distribution",
     "fit",
+    "hypervolume",
+    "igd_plus",
     "listwise",
     "non_dominated",
     "pairwise",
+    "r2",
     "search_gflownet",
 ]
