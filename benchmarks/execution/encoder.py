@@ -76,8 +76,9 @@ def compare(sparsity: int, block: int, tokens: int, threads: int) -> tuple[str, 
     ids = torch.randint(0, 30000, (1, tokens))
     model = prune(Encoder().eval(), sparsity, block)
     runs, wanted = peers(model, ids, threads), model(ids)
-    swapped = gossamer.compile(copy.deepcopy(model), (ids,), mode="modules")
-    runs["ours"] = lambda: swapped(ids)
+    swapped = gossamer.compile(copy.deepcopy(model), ids, mode="modules")
+    rounded = gossamer.compile(copy.deepcopy(model), ids, mode="modules", precision="bfloat16")
+    runs |= {"ours bf16": lambda: rounded(ids), "ours": lambda: swapped(ids)}
     for name, run in runs.items():
         check(run, wanted.double(), name, 1e-1 if "bf16" in name else 1e-4)
     layers = [layer for layer in swapped.gossamer_report.layers if layer.runs != "torch"]
