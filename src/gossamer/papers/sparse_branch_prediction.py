@@ -292,8 +292,8 @@ PAPER = Paper(
             "Misses of every predictor on the real traces, in percent of the branches.",
             "none",
             "The order is what can be compared. On int_1 the specification has 15.5 for bimodal, 10.9 for gshare-16, "
-            "6.8 for a perceptron. A bimodal of 16K entries gives 15.5 here, addresses hashed with themselves (by pc >> "
-            "4 and pc >> 2) 10.8 and 6.9. Gshare with 13 bits alone has a published reference, and equals it.",
+            "6.8 for a perceptron. A bimodal of 16K entries gives 15.5, addresses hashed with themselves (by pc >> 4 "
+            "and pc >> 2) 10.8 and 6.9. Gshare with 13 bits alone has a published reference, and equals it.",
             _rates,
             120,
             1,
