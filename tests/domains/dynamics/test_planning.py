@@ -260,5 +260,11 @@ def test_bad_input_is_named():
         Dynamics(problem.dynamics.model, np.eye(2), np.zeros((2, 1)), (Term(np.eye(2), np.eye(2)),), (np.zeros(3),) * 2)
     with pytest.raises(ConfigError, match="unknown solver"):
         solve(Program(), solver="gurobi")
+    with pytest.raises(ConfigError, match="unknown bounds 'tight'"):
+        MILPPlanner(problem, bounds="tight")
+    with pytest.raises(ShapeError, match="safe action"):
+        MILPPlanner(problem, safe=np.zeros(2))
+    with pytest.raises(NumericsError, match="warm start"):
+        MILPPlanner(problem).solve([0.0, 0.0], np.full((2, 1), np.nan))
     with pytest.raises(ShapeError, match="warm start"):
         MILPPlanner(problem).solve([0.0, 0.0], np.zeros((1, 1)))

@@ -18,6 +18,7 @@ from ...errors import ConfigError, NumericsError, ShapeError
 from .model import REMOVED, Gated
 
 Data = tuple[Tensor, Tensor]
+RISE = 0.05  # of the logarithm of the price of a ReLU in a step, were all to go and none had
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def fit(
     temperature: float | None = None,
     lam: float = 0.0,
     lam_id: float = 0.3,
+    keep: int | None = None,
     final: float = 0.02,
     gate_lr: float = 0.03,
     standardise: bool = True,
@@ -75,6 +77,8 @@ def fit(
         data: inputs (N, in) and targets (N, out); no NaN.
         temperature: sample undecided gates at it, and train their logits; None keeps them as they are.
         lam: weight of the gate penalty (objective 3.3); the loss is in variances of the targets.
+        keep: ReLUs that are wanted; lam rises while more of them are likely, and falls back to lam. With a fixed lam
+            logits settle at 1 or 0 too early, and a decision that must take more neurons takes them by chance.
         gate_lr: of the logits, 0.03, our choice for short stages.
         lam_id: price of an identity neuron in units of a ReLU.
     Raises:
@@ -94,6 +98,7 @@ def fit(
     if temperature is not None:
         groups.append({"params": logits, "peak": gate_lr})
     optimiser = torch.optim.Adam(groups, lr, fused=True)
+    price = lam
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -101,7 +106,8 @@ def fit(
         error = (model(x[rows], temperature, generator) - y[rows]) / model.out_scale
         loss = error.square().mean()
         if lam:
-            loss = loss + lam * model.penalty(lam_id)
+            price = lam if keep is None else max(lam, price * math.exp(RISE * model.surplus(keep)))
+            loss = loss + price * model.penalty(lam_id)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -183,7 +189,7 @@ def steps_down(
     def down(stage: int, keep: int, model: Gated) -> None:
         key = 1000 * seed + 2 * stage
         if rank is None:
-            fit(model, data, budget.gates, seed=key, temperature=1.0, lam=lam, lam_id=lam_id, **plain)
+            fit(model, data, budget.gates, seed=key, temperature=1.0, lam=lam, lam_id=lam_id, keep=keep, **plain)
             model.decide(keep)
         else:
             fit(model, data, budget.gates, seed=key, **plain)

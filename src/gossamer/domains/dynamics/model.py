@@ -68,6 +68,12 @@ class Gated(nn.Module):
         return (p[:, RELU] + identity * p[:, IDENTITY]).sum()
 
     @torch.no_grad()
+    def surplus(self, keep: int) -> float:
+        """How many undecided neurons more than `keep` are ReLUs by their logits, as a share of all undecided."""
+        p = self.joined("logits")[~self.joined("decided")].softmax(-1)[:, RELU]
+        return (p.sum().item() - keep) / max(1, len(p))
+
+    @torch.no_grad()
     def decide(self, keep: int) -> None:
         """Settle undecided neurons of the lowest p_ReLU as identity or removed until `keep` ReLUs are left."""
         if not 0 <= keep <= self.relus:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import ShapeError
-from .encode import affine, bounds_of, encode, interval
+from ...errors import NumericsError, ShapeError, unknown
+from .encode import BOUNDS, affine, bounds_of, encode, interval
 from .folded import Array
 from .problem import Obstacle, Plan, Problem
 from .program import Columns, Program, blame, solve
@@ -61,6 +61,14 @@ class MILPPlanner:
     bounds: str = "exact"
     safe: Array | None = None
     _limits: dict[int, Box] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.bounds not in BOUNDS:
+            raise unknown("bounds", self.bounds, BOUNDS)
+        if self.safe is not None and np.shape(self.safe) != (self.problem.dynamics.actions,):
+            raise ShapeError(
+                f"the safe action has shape {np.shape(self.safe)}, the dynamics {self.problem.dynamics.actions} actions"
+            )
 
     def limits(self, round_: Dynamics | None = None) -> Box:
         """Bounds of the pre-activations of a round (the first) over its domain, computed on first use."""
@@ -174,6 +182,8 @@ class MILPPlanner:
             raise ShapeError(
                 f"the warm start has shape {np.shape(warm)}, needed ({problem.horizon}, {problem.dynamics.actions})"
             )
+        if warm is not None and not np.isfinite(warm).all():
+            raise NumericsError("the warm start holds NaN or infinity")
         program, layout = self.program(x0)
         start = problem.start(x0)
         guess = None if warm is None else self.values(start, np.clip(warm, *problem.u_box), program, layout)

@@ -84,12 +84,16 @@ class Program:
 
 @dataclass(frozen=True)
 class Found:
-    """What a solver returned: status "optimal", "limit" or "infeasible"; x None where there is no incumbent."""
+    """What a solver returned: status "optimal", "limit" or "infeasible"; x None where there is no incumbent.
+
+    `nodes` counts those of branch and bound.
+    """
 
     status: str
     x: Array | None
     objective: float
     bound: float
+    nodes: int = 0
 
 
 def solve(
@@ -135,7 +139,7 @@ def _scipy(program: Program, time_limit: float, gap: float, start: Array | None)
     bound = getattr(done, "mip_dual_bound", None)
     value = math.inf if done.x is None else float(done.fun)
     bound = value if bound is None and status == "optimal" else -math.inf if bound is None else float(bound)
-    return Found(status, done.x, value, bound)
+    return Found(status, done.x, value, bound, int(getattr(done, "mip_node_count", None) or 0))
 
 
 def _loaded(program: Program) -> Any:
@@ -190,7 +194,8 @@ def _highs(program: Program, time_limit: float, gap: float, start: Array | None)
     has = info.primal_solution_status == 2
     value = float(info.objective_function_value) if has else math.inf
     bound = float(info.mip_dual_bound) if program.binaries else value if names[status] == "optimal" else -math.inf
-    return Found(names[status], np.array(model.getSolution().col_value) if has else None, value, bound)
+    x = np.array(model.getSolution().col_value) if has else None
+    return Found(names[status], x, value, bound, max(0, int(info.mip_node_count)))
 
 
 def write(program: Program, path: str | Path) -> Path:
