@@ -38,6 +38,13 @@ def test_a_seed_of_soups_has_the_documented_figures(small):
     assert len(list((small / "cells").iterdir())) == 2
 
 
+def test_one_branch_in_place_of_the_mean_is_seen():
+    one, mean = soup_testbed.soups("fresh", 1, "one_branch"), soup_testbed.soups("fresh", 1)
+    assert one["phases"][0]["mean"] == mean["phases"][0]["mean"]
+    assert one["phases"][0]["soup"] != mean["phases"][0]["soup"]
+    assert one["imp"] == mean["imp"]
+
+
 def test_a_soup_of_all_weights_is_seen():
     found = sparse_model_soups.PAPER.claim("exact-sparsity").run(Context(seeds=1, mutant="mask_of_ones"))
     assert found.holds is False
@@ -45,9 +52,10 @@ def test_a_soup_of_all_weights_is_seen():
 
 def test_a_seed_of_slimming_has_the_documented_figures():
     row = slim_testbed.slim("digits", 0)
-    for name in slim_testbed.ARMS:
+    for name in slim_testbed.TABLE:
         arm = row[name]
         assert arm["kept"] == 160
+        assert arm["folded"] == pytest.approx(arm["silent"], abs=5e-4)
         assert arm["cost"]["flops"] == arm["cost"]["torch_flops"] < arm["dense_cost"]["flops"]
         assert all(0 <= arm[state] <= 1 for state in ("before", "cut", "folded", "tuned"))
     assert row["unregularised"]["before"] == row["dense"]
@@ -56,6 +64,10 @@ def test_a_seed_of_slimming_has_the_documented_figures():
     assert shrunk["mean_kept"] > 0.9 * row["unregularised"]["mean_kept"]
     none = slim_testbed.slim("digits", 0, "no_penalty")["mask_sparsity"]
     assert none["largest_pruned"] > shrunk["largest_pruned"]
+    lost = slim_testbed.slim("digits", 0, "no_fold")["unregularised"]
+    assert lost["folded"] == lost["cut"] != lost["silent"]
+    whole = slim_testbed.slim("digits", 0, "keep_channels")["mask_sparsity"]
+    assert whole["cost"]["flops"] == whole["dense_cost"]["flops"]
     everywhere = slim_testbed.slim("digits", 0, "penalise_all")["mask_sparsity"]
     assert everywhere["mean_kept"] < shrunk["mean_kept"]
 

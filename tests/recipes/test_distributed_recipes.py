@@ -1,7 +1,7 @@
 """Two processes on gloo, each from other weights: soups, slimming, N:M, fading and shrinkage end alike on both."""
 
 import pytest
-import soup_jobs
+import recipe_jobs
 import torch
 
 from gossamer.runs.checkpoint import load_state
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    launch(soup_jobs.everything, 2, str(folder))
+    launch(recipe_jobs.everything, 2, str(folder))
     return folder
 
 
@@ -23,7 +23,7 @@ def pair(folder, name):
     return [load_state(folder / f"{name}-{rank}")[0] for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", [*soup_jobs.SINGLE, "soup", "slim"])
+@pytest.mark.parametrize("name", [*recipe_jobs.SINGLE, "soup", "slim"])
 def test_masks_and_weights_are_equal_on_both(trained, name):
     zero, one = pair(trained, name)
     assert fingerprint(zero["model"]) == fingerprint(one["model"])
@@ -31,11 +31,11 @@ def test_masks_and_weights_are_equal_on_both(trained, name):
     assert bool(zero["masks"]) == (name != "slim")
 
 
-@pytest.mark.parametrize("name", soup_jobs.SINGLE)
+@pytest.mark.parametrize("name", recipe_jobs.SINGLE)
 def test_masks_are_those_of_the_method(trained, name):
     """What is asked for, exactly, on the data of both processes together."""
     zero, _ = pair(trained, name)
-    options = soup_jobs.SINGLE[name]
+    options = recipe_jobs.SINGLE[name]
     for layer, mask in zero["masks"].items():
         if "m" in options:
             NM(options["n"], options["m"]).check(mask)
