@@ -53,6 +53,10 @@ def test_the_method_and_the_evaluation(gossamer, clip):
     assert found.json["first to second R@10"] == 1.0  # of ten
     shown = gossamer("experts", "inspect", "moe", "--json", cwd=clip)
     assert {row["experts"] for row in shown.json["layers"].values()} == {3}
+    loaded = gossamer("experts", "inspect", "moe", "--pairs", "pairs", "--report", "page.html", "--json", cwd=clip)
+    assert loaded.code == 0, loaded.err
+    assert all(abs(sum(row["load"]) - 1) < 1e-5 for row in loaded.json["layers"].values())
+    assert (clip / "page.html").read_text().count('class="load"') == 3 * len(loaded.json["layers"])
 
 
 def test_upcycling_and_bad_input(gossamer, clip):

@@ -13,8 +13,10 @@ def test_tables_are_matched(gossamer, tmp_path):
     rows = [(0.0, 0.0), (1.0, 5.0), (4.0, 1.0), (9.0, 9.0)]
     (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in rows))
     (tmp_path / "b.csv").write_text("".join(f"{rows[i][0] + 0.1},{rows[i][1]}\n" for i in order))
-    done = gossamer("transport", "match", "a.csv", "b.csv", "--json", cwd=tmp_path)
+    pytest.importorskip("matplotlib", reason="pictures need the report extra")
+    done = gossamer("transport", "match", "a.csv", "b.csv", "--picture", "p.png", "--json", cwd=tmp_path)
     assert done.code == 0, done.err
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert done.json["pairs"] == 4
     pairs = list(csv.DictReader((tmp_path / "pairs.csv").read_text().splitlines()))
     assert [int(pair["first"]) for pair in pairs] == order

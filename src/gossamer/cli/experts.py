@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,26 +101,66 @@ def evaluate(model: Model, pairs: Pairs, as_json: Json = False) -> None:
 
 
 @experts.command()
-def inspect(model: Model, as_json: Json = False) -> None:
-    """What the expert layers of a saved model hold.
+def inspect(
+    model: Model,
+    pairs: Annotated[Path | None, typer.Option(help="Run a CLIP on these pairs: folder with captions.jsonl.")] = None,
+    text: Annotated[Path | None, typer.Option("--text", "-t", help="Run a language model on this text.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Pairs, or sequences of 128 tokens, to run on.")] = 64,
+    report: Annotated[Path | None, typer.Option(help="Page (.html) of the layers.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What the expert layers of a saved model hold and, on some data, how they share the work.
 
-    Example: gossamer experts inspect out/clip-moe
+    Example: gossamer experts inspect out/clip-moe --pairs ./pairs --report experts.html
     """
-    import torch
-
-    from gossamer.experts import load, moe_layers
-    from gossamer.experts.evaluate import similarity
+    from gossamer.experts import load, moe_layers, moe_report
+    from gossamer.experts.evaluate import weight_similarity
 
     network = load(model)
-    rows = {}
+    if pairs is not None or text is not None:
+        layers = moe_report(network, _forward(model, pairs, text, samples))["layers"]
+    else:
+        layers = {name: {"similarity": weight_similarity(layer)} for name, layer in moe_layers(network).items()}
     for name, layer in moe_layers(network).items():
-        weights = torch.cat([p.detach().flatten(1) for p in layer.experts.parameters()], dim=1)
-        rows[name] = {"experts": len(weights), "similarity": similarity(weights), "router": str(layer.router)}
+        layers[name] |= {"experts": len(layer.experts.up), "router": str(layer.router)}
+    if report is not None:
+        from gossamer.experts.page import write_page
+
+        facts = {name: f"{count:,}" for name, count in _counts(network).items()}
+        facts["router"] = next(iter(layers.values()))["router"]
+        command = shlex.join(["gossamer", *sys.argv[1:]])
+        write_page(report, f"Experts of {model.resolve().name}", {"layers": layers}, facts, command)
     if as_json:
-        print_json({**_counts(network), "layers": rows})
+        print_json({**_counts(network), "report": str(report) if report else None, "layers": layers})
         return
-    print_table(("layer", "experts", "similarity"), [(n, r["experts"], r["similarity"]) for n, r in rows.items()])
+    keys = [key for key in ("experts", "similarity", "entropy", "dropped") if key in next(iter(layers.values()))]
+    print_table(("layer", *keys), [(name, *(row[key] for key in keys)) for name, row in layers.items()])
     print_table(("figure", "value"), _counts(network).items())
+
+
+def _forward(folder: Path, pairs: Path | None, text: Path | None, samples: int) -> Any:
+    """Runs a model on data in batches of 16."""
+    import torch
+
+    from gossamer.errors import ConfigError, DataError
+    from gossamer.experts import encode_clip
+    from gossamer.experts.clip_pairs import ClipFolder, tokenizer_of
+
+    if pairs is not None and text is not None:
+        raise ConfigError("give --pairs or --text, not both")
+    if pairs is not None:
+        data = ClipFolder(pairs, folder)
+        parts = [data.batch(index) for index in torch.arange(min(samples, len(data))).split(16)]
+        return lambda m: [encode_clip(m, *part) for part in parts]
+    try:
+        words = Path(text).read_text(encoding="utf-8")  # type: ignore[arg-type]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read text {text}: {error}") from None
+    ids = torch.tensor(tokenizer_of(folder)(words, verbose=False)["input_ids"])[: 128 * samples]
+    if not len(ids):
+        raise DataError(f"{text} holds no token")
+    blocks = ids[: len(ids) // 128 * 128].view(-1, 128) if len(ids) >= 128 else ids.unsqueeze(0)
+    return lambda m: [m(block) for block in blocks.split(16)]
 
 
 def _dense(folder: Path) -> Any:

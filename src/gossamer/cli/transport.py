@@ -73,36 +73,47 @@ def match(
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file of pairs.")] = Path("pairs.csv"),
     k: K = 1,
     gamma: Gamma = 0.1,
+    picture: Annotated[
+        Path | None, typer.Option(help="Picture (.png) of the pairs, and of those without a limit.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Match the rows of two tables: each row of the second with at most k rows of the first, all mass shared out.
 
     Columns are scaled to unit deviation, the cost is the squared distance divided by its largest value. The pairs file
-    has the columns first, second (row numbers from 0) and share of the second row's mass.
+    has the columns first, second (row numbers from 0) and share of the second row's mass. The picture shows both tables
+    in the plane of their first two principal directions.
 
-    Example: gossamer transport match customers.csv records.csv -k 2 -o pairs.csv
+    Example: gossamer transport match customers.csv records.csv -k 2 -o pairs.csv --picture pairs.png
     """
     import torch
 
     from gossamer.errors import DataError
     from gossamer.runs.files import write_text
-    from gossamer.transport import KSparse, solve_ot
+    from gossamer.transport import KSparse, Quadratic, solve_ot
 
     x, y = _table(first), _table(second)
     if x.shape[1] != y.shape[1]:
         raise DataError(f"{first} has {x.shape[1]} columns, {second} has {y.shape[1]}")
     scale = torch.cat([x, y]).std(0).clamp(min=1e-12)
     cost = torch.cdist(x / scale, y / scale).square()
-    found = solve_ot(cost / cost.max().clamp(min=1e-12), reg=KSparse(k, gamma))
+    cost = cost / cost.max().clamp(min=1e-12)
+    found = solve_ot(cost, reg=KSparse(k, gamma))
     share = found.plan / found.plan.sum(0, keepdim=True)
     pairs = [(int(i), int(j), float(share[i, j])) for j, i in (found.plan.t() > 0).nonzero().tolist()]
     write_text(output, "first,second,share\n" + "".join(f"{i},{j},{s:.6g}\n" for i, j, s in pairs))
+    if picture is not None:
+        from gossamer.report.matching import plot_matching
+
+        plans = {f"k = {k}": found.plan, "no limit": solve_ot(cost, reg=Quadratic(gamma)).plan}
+        plot_matching(x / scale, y / scale, plans, picture)
     figures = {"pairs": len(pairs), "row error": float(found.row_error), "converged": bool(found.converged)}
     if as_json:
-        print_json({"output": str(output), "status": found.status, **figures})
+        shown = None if picture is None else str(picture)
+        print_json({"output": str(output), "picture": shown, "status": found.status, **figures})
     else:
         print_table(("figure", "value"), figures.items())
-        print(f"{found.status}\npairs: {output}")
+        print(f"{found.status}\npairs: {output}" + (f"   picture: {picture}" if picture else ""))
 
 
 def _table(path: Path) -> Any:

@@ -32,7 +32,7 @@ class ClipFolder:
         size = int(config.get("vision_config", {}).get("image_size", 224))
         self.context = int(config.get("text_config", {}).get("max_position_embeddings", 77))
         self.pixels = Pixels.of(Path(model), size, MEAN, STD)
-        self.tokenizer = _tokenizer(model)
+        self.tokenizer = tokenizer_of(model)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,7 +74,8 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _tokenizer(model: str | Path) -> Any:
+def tokenizer_of(model: str | Path) -> Any:
+    """The tokenizer in a checkpoint folder. Raises MissingExtra for transformers, DataError where there is none."""
     try:
         from transformers import AutoTokenizer
     except ImportError:

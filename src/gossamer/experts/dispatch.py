@@ -34,9 +34,9 @@ def grouped(experts: Experts, x: Tensor, plan: RoutingPlan) -> Tensor:
     """Sort the pairs by expert and multiply all groups in one call; nothing is dropped and nothing padded."""
     order = plan.expert.argsort(stable=True)
     token, expert = plan.token[order], plan.expert[order]
-    y = run_sorted(experts, x[token], expert, plan.counts)
+    y = run_sorted(experts, x.index_select(0, token), expert, plan.counts)  # its gradient is an index_add, too
     out = _zeros(x)
-    return out.index_add(0, token, _weighed(y, plan.weight[order], out)).to(x.dtype)
+    return out.index_add(0, token, _weighed(y, plan.weight.index_select(0, order), out)).to(x.dtype)
 
 
 def padded(experts: Experts, x: Tensor, plan: RoutingPlan) -> Tensor:

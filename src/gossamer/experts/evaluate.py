@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.errors import NumericsError, ShapeError
-from gossamer.experts.layer import moe_layers, routed
+from gossamer.experts.layer import MoE, moe_layers, routed
 from gossamer.experts.upcycling import active_parameters
 
 
@@ -78,10 +78,15 @@ def moe_report(model: nn.Module, forward: Callable[[nn.Module], Any]) -> dict[st
             "load": (counts / counts.sum().clamp(min=1)).tolist(),
             "dropped": float(sum(int(p.dropped.sum()) for p in seen) / max(1, sum(p.tokens for p in seen))),
             "entropy": float(-(gate * gate.clamp(min=1e-12).log()).sum() / torch.tensor(float(len(gate))).log()),
-            "similarity": similarity(torch.cat([p.flatten(1) for p in layer.experts.parameters()], dim=1)),
+            "similarity": weight_similarity(layer),
         }
     active, total = active_parameters(model)
     return {"active_parameters": active, "parameters": total, "layers": layers}
+
+
+def weight_similarity(layer: MoE) -> float:
+    """Mean cosine between the weights of different experts of a layer."""
+    return similarity(torch.cat([p.detach().flatten(1) for p in layer.experts.parameters()], dim=1))
 
 
 def similarity(vectors: Tensor) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,39 @@ from torch.nn import functional as F
 
 from gossamer.errors import ConfigError, ShapeError
 from gossamer.experts.routing import RoutingPlan, capacity, check, check_factor, check_whole_group, facts, plan_of
+from gossamer.kernels.topk import topk_rows
 from gossamer.transport import Entropic, assign, solve_ot
 
 
+class Policy:
+    """What all routers do first: check what they got. A policy then says in `plan` who goes where."""
+
+    takes_bias: ClassVar[bool] = False
+
+    def __call__(
+        self, logits: Tensor, mask: Tensor | None = None, *, bias: Tensor | None = None, ids: Tensor | None = None
+    ) -> RoutingPlan:
+        check(logits, mask)
+        if bias is not None and not self.takes_bias:
+            raise ConfigError(f"{type(self).__name__} takes no selection bias; only TopK does")
+        return self.plan(Asked(logits, mask, bias, ids))
+
+    def plan(self, asked: Asked) -> RoutingPlan:
+        """The plan for checked arguments."""
+        raise NotImplementedError
+
+
+class Asked(NamedTuple):
+    """The arguments of a router, as in `routing.Router`."""
+
+    logits: Tensor
+    mask: Tensor | None
+    bias: Tensor | None
+    ids: Tensor | None
+
+
 @dataclass(frozen=True)
-class TopK:
+class TopK(Policy):
     """Each token takes its k most probable experts (Shazeer et al. 2017; k = 1 is Switch, Fedus et al. 2022).
 
     Args:
@@ -31,6 +59,7 @@ class TopK:
         ConfigError: k < 1 here, k > E when routing, a capacity that is 0, an unknown priority.
     """
 
+    takes_bias: ClassVar[bool] = True
     k: int = 2
     renormalise: bool = True
     capacity_factor: float | None = None
@@ -50,15 +79,13 @@ class TopK:
                 stacklevel=3,
             )
 
-    def __call__(
-        self, logits: Tensor, mask: Tensor | None = None, *, bias: Tensor | None = None, ids: Tensor | None = None
-    ) -> RoutingPlan:
-        check(logits, mask)
+    def plan(self, asked: Asked) -> RoutingPlan:
+        logits, mask = asked.logits, asked.mask
         experts = logits.shape[-1]
         if self.k > experts:
             raise ConfigError(f"k={self.k} experts of a token, but there are only {experts}; lower k")
         gate = logits.softmax(-1)
-        chosen = (gate if bias is None else gate + bias).topk(self.k, dim=-1).indices
+        chosen = (gate if asked.bias is None else gate + asked.bias).topk(self.k, dim=-1).indices
         weight = gate.gather(-1, chosen)
         if self.renormalise:
             weight = weight / weight.sum(-1, keepdim=True)
@@ -98,7 +125,7 @@ class TopK:
 
 
 @dataclass(frozen=True)
-class ExpertChoice:
+class ExpertChoice(Policy):
     """Each expert takes its ceil(N factor / E) most probable tokens of the group (Zhou et al. 2022).
 
     Args:
@@ -117,20 +144,16 @@ class ExpertChoice:
         check_factor(self.capacity_factor)
         check_whole_group("ExpertChoice", self.causal)
 
-    def __call__(
-        self, logits: Tensor, mask: Tensor | None = None, *, bias: Tensor | None = None, ids: Tensor | None = None
-    ) -> RoutingPlan:
-        check(logits, mask)
-        _no_bias(self, bias)
+    def plan(self, asked: Asked) -> RoutingPlan:
+        logits, mask = asked.logits, asked.mask
         gate = logits.softmax(-1)
         score = gate if mask is None else gate.masked_fill(~mask.unsqueeze(-1), -1.0)
-        best = score.topk(capacity(gate.shape[1], gate.shape[2], self.capacity_factor), dim=1).indices
-        chosen = torch.zeros_like(gate, dtype=torch.bool).scatter(1, best, True)
+        chosen = topk_rows(score.mT, capacity(gate.shape[1], gate.shape[2], self.capacity_factor), name="gates").mT
         return plan_of(chosen, _weights(gate, chosen, self.renormalise), logits, mask)
 
 
 @dataclass(frozen=True)
-class Transport:
+class Transport(Policy):
     """Sparsity-constrained optimal transport: no expert above its capacity, no auxiliary loss (Liu et al. 2023).
 
     Args:
@@ -151,11 +174,8 @@ class Transport:
         check_factor(self.capacity_factor)
         check_whole_group("Transport", self.causal)
 
-    def __call__(
-        self, logits: Tensor, mask: Tensor | None = None, *, bias: Tensor | None = None, ids: Tensor | None = None
-    ) -> RoutingPlan:
-        check(logits, mask)
-        _no_bias(self, bias)
+    def plan(self, asked: Asked) -> RoutingPlan:
+        logits, mask = asked.logits, asked.mask
         gate = logits.softmax(-1)
         room = capacity(gate.shape[1], gate.shape[2], self.capacity_factor)
         found = assign(gate, room, gamma=self.gamma, steps=self.steps, lr=self.lr, mask=mask)
@@ -164,7 +184,7 @@ class Transport:
 
 
 @dataclass(frozen=True)
-class Sinkhorn:
+class Sinkhorn(Policy):
     """Each token takes the expert to which a balanced entropic plan sends most of it (as S-BASE; Clark et al. 2022).
 
     Args:
@@ -180,11 +200,8 @@ class Sinkhorn:
         check_whole_group("Sinkhorn", self.causal)
         Entropic(self.epsilon)
 
-    def __call__(
-        self, logits: Tensor, mask: Tensor | None = None, *, bias: Tensor | None = None, ids: Tensor | None = None
-    ) -> RoutingPlan:
-        check(logits, mask)
-        _no_bias(self, bias)
+    def plan(self, asked: Asked) -> RoutingPlan:
+        logits, mask = asked.logits, asked.mask
         gate = logits.softmax(-1)
         groups, tokens, experts = gate.shape
         mass = gate.new_ones(groups, tokens, dtype=torch.float64) if mask is None else mask.double()
@@ -195,7 +212,7 @@ class Sinkhorn:
 
 
 @dataclass(frozen=True)
-class Hash:
+class Hash(Policy):
     """A fixed expert for each token id, whatever the logits are (Roller et al. 2021).
 
     Args:
@@ -206,16 +223,13 @@ class Hash:
 
     seed: int = 0
 
-    def __call__(
-        self, logits: Tensor, mask: Tensor | None = None, *, bias: Tensor | None = None, ids: Tensor | None = None
-    ) -> RoutingPlan:
-        check(logits, mask)
-        _no_bias(self, bias)
-        if ids is None:
+    def plan(self, asked: Asked) -> RoutingPlan:
+        logits, mask = asked.logits, asked.mask
+        if asked.ids is None:
             raise ConfigError("the Hash router needs the tokens' ids: call the layer with ids=, one integer per token")
-        if ids.shape != logits.shape[:2]:
-            raise ShapeError(f"ids must be of shape {tuple(logits.shape[:2])}, got {tuple(ids.shape)}")
-        mixed = (ids.long() + self.seed + 1) * 2654435761 % 2**32  # Knuth's multiplicative hash
+        if asked.ids.shape != logits.shape[:2]:
+            raise ShapeError(f"ids must be of shape {tuple(logits.shape[:2])}, got {tuple(asked.ids.shape)}")
+        mixed = (asked.ids.long() + self.seed + 1) * 2654435761 % 2**32  # Knuth's multiplicative hash
         mixed = ((mixed ^ (mixed >> 15)) * 2246822519) % 2**32
         chosen = F.one_hot((mixed ^ (mixed >> 13)) % logits.shape[-1], logits.shape[-1]).bool()
         return plan_of(chosen, torch.ones_like(logits), logits, mask)
@@ -227,8 +241,3 @@ def _weights(gate: Tensor, chosen: Tensor, renormalise: bool) -> Tensor:
         total = weights.sum(-1, keepdim=True)
         weights = weights / torch.where(total > 0, total, 1.0)
     return weights
-
-
-def _no_bias(router: object, bias: Tensor | None) -> None:
-    if bias is not None:
-        raise ConfigError(f"{type(router).__name__} takes no selection bias; only TopK does")

@@ -80,8 +80,8 @@ def _solve(
     objective = Objective(problem, k, gamma, form)
     done = maximise(objective, _start(problem, form, axis, start), solver)
     alpha, beta = objective.split(done.x)
-    value, gradient = objective.ascent(done.x)
     lines = objective.lines(done.x, plan=True)
+    value, gradient = objective.ascent(done.x, lines)
     penalty = gamma / 2 * lines.plan.square().sum((-1, -2))
     converged = done.converged
     if not isinstance(solver, LBFGS):

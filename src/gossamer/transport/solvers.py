@@ -108,10 +108,10 @@ class Objective:
         by = self.problem.b if beta is None else beta
         return sparse_lines(self.problem.cost, alpha, by, self.k, self.gamma, self.semi, plan)
 
-    def ascent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Value (B,) to be maximised, and its gradient."""
+    def ascent(self, x: Tensor, lines: SparseLines | None = None) -> tuple[Tensor, Tensor]:
+        """Value (B,) to be maximised, and its gradient; `lines`: those at x, where they are known already."""
         alpha, beta = self.split(x)
-        lines = self.lines(x)
+        lines = self.lines(x) if lines is None else lines
         value = (alpha * self.problem.a).sum(-1) - lines.star.sum(-1)
         gradient = self.problem.a - lines.sums
         if beta is not None:
@@ -145,7 +145,9 @@ def _converge(objective: Objective, start: Tensor, solver: LBFGS) -> Minimum:
         done = search(objective, x, objective.error, tolerance, solver.steps, solver.history, solver.gain)
         x, evaluations = done.x, evaluations + done.evaluations
         steps = steps + done.steps
-    x, converged = _newton(objective, x, solver.tolerance)
+    converged = done.converged
+    if not bool(converged.all()):
+        x, converged = _newton(objective, x, solver.tolerance)
     if solver.refine and search is _scipy and not bool(converged):  # a kink, which the other search can follow downhill
         done = lbfgs(objective, x, objective.error, solver.tolerance, solver.steps, solver.history, solver.gain)
         return Minimum(done.x, done.converged, steps + done.steps, evaluations + done.evaluations)
@@ -186,16 +188,20 @@ def _scipy(
     """As `lbfgs`, for one problem on the CPU, where compiled code is faster."""
     from scipy.optimize import minimize
 
+    problem, semi = objective.problem, objective.semi
+    wanted = (problem.a if semi else torch.cat([problem.a, problem.b], -1))[0].numpy()
+
     def function(x: Any) -> tuple[float, Any]:
-        value, gradient = objective(torch.from_numpy(x).unsqueeze(0))
-        return float(value), gradient.squeeze(0).numpy()
+        """Minus `objective.ascent`, without tensors where there is one problem."""
+        lines = objective.lines(torch.from_numpy(x).unsqueeze(0))
+        sums = lines.sums if semi else torch.cat([lines.sums, lines.filled], -1)
+        return float(lines.star.sum()) - float(x @ wanted), sums[0].numpy() - wanted
 
     # the largest entry of the gradient bounds its sum
     least = tolerance * float(objective.problem.mass) / start.numel()
     options = {"maxiter": steps, "maxcor": history, "gtol": least, "ftol": gain, "maxfun": 20 * steps}
     found = minimize(function, start.squeeze(0).numpy(), jac=True, method="L-BFGS-B", options=options)
-    x = torch.from_numpy(found.x).unsqueeze(0)
-    _, gradient = objective(x)
+    x, gradient = (torch.from_numpy(part).unsqueeze(0) for part in (found.x, found.jac))
     return Minimum(x, error(gradient) <= tolerance, torch.tensor([found.nit]), int(found.nfev))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+DENSE = 512  # entries up to which the system is factorised rather than solved step by step
+
 
 class Support:
     """Non-zeros of lines (B, n, m); values on them are vectors (nnz,).
@@ -35,14 +37,35 @@ class Support:
 
     def solve(self, right: Tensor, accuracy: float = 1e-13) -> Tensor:
         """The v (B, m) of least norm with sums(centred(v)) = right, which must be in the range."""
-        return _conjugate_gradients(lambda v: self.sums(self.centred(v.flatten()[self.entry])), right, accuracy)
+        near = self._factorised(right) if self.m <= DENSE and self.batch == 1 else None
+        apply = lambda v: self.sums(self.centred(v.flatten()[self.entry]))  # noqa: E731
+        return _conjugate_gradients(apply, right, accuracy, near)
+
+    def _factorised(self, right: Tensor) -> Tensor | None:
+        """The solution by Cholesky's method where all entries hang together, up to rounding; else None."""
+        on = right.new_zeros(self.n, self.m)
+        on[self.line, self.entry] = 1.0
+        laplacian = torch.diag(on.sum(0)) - on.T @ (on / self.counts.clamp(min=1).unsqueeze(1))
+        factor, wrong = torch.linalg.cholesky_ex(laplacian + 1 / self.m)  # the constant is the one null vector
+        pivots = factor.diagonal()
+        if bool(wrong) or float(pivots.min()) < 1e-5 * float(pivots.max()):
+            return None
+        return torch.cholesky_solve((right - right.mean()).T, factor).T
 
 
-def _conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, accuracy: float) -> Tensor:
-    """The smallest solution of a singular but consistent positive semi-definite system, for each row of a batch."""
-    x, residual, direction = torch.zeros_like(right), right, right
-    square = right.square().sum(-1, keepdim=True)
-    enough = accuracy**2 * square
+def _conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], right: Tensor, accuracy: float, near: Tensor | None = None
+) -> Tensor:
+    """The smallest solution of a singular but consistent positive semi-definite system, for each row of a batch.
+
+    Args:
+        near: where to begin; None: at zero. It must have no part in the null space.
+    """
+    x = torch.zeros_like(right) if near is None else near
+    residual = right if near is None else right - apply(near)
+    direction = residual
+    square = residual.square().sum(-1, keepdim=True)
+    enough = accuracy**2 * right.square().sum(-1, keepdim=True)
     for _ in range(4 * right.shape[-1] + 20):
         if not bool((square > enough).any()):
             break

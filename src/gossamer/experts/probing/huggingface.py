@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import CheckpointError, ConfigError, DataError, MissingExtra
-from ..clip_pairs import ClipFolder
+from ..clip_pairs import ClipFolder, tokenizer_of
 from ..evaluate import recall
 from ..hf import encode_clip
 from ..pixels import Pixels
@@ -84,7 +84,7 @@ def on_text(folder: Path, text: Path, context: int, sequences: int) -> Probe:
         DataError: too short or unreadable text, no tokenizer.
     """
     model = load_model(folder)
-    tokenizer = _tokenizer(folder)
+    tokenizer = tokenizer_of(folder)
     ids = torch.tensor(tokenizer(_read(text), verbose=False)["input_ids"])
     count = min(sequences, len(ids) // (2 * context))
     if count < 1:
@@ -220,12 +220,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read text {path}: {error}") from None
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no tokenizer that can be read: {error}") from None
