@@ -84,7 +84,9 @@ def weights_picture(report: SparseReport) -> bytes:
     window = report.search.window
     shown = report.sparse[:SHOWN]
     figure, axes = _figure(9.5, 0.6 + 1.05 * max(1, len(shown)), max(1, len(shown)), 1)
+    marks = [*range(64, window.history + 1, 64)]
     for panel, finding in zip(axes[:, 0], shown, strict=False):
+        panel.set_xticks([*marks, window.size], [*map(str, marks), "own"])
         _stems(panel, finding, window.history)
         panel.set_xlim(-4, window.size + 4)
         panel.axvline(window.history + 0.5, color="#999999", linewidth=0.8)
@@ -93,8 +95,6 @@ def weights_picture(report: SparseReport) -> bytes:
         panel.tick_params(labelsize=7, labelbottom=False)
     last = axes[-1, 0]
     last.tick_params(labelbottom=True)
-    marks = [*range(64, window.history + 1, 64)]
-    last.set_xticks([*marks, window.size], [*map(str, marks), "own"])
     last.set_xlabel("branches ago", fontsize=8)
     out = io.BytesIO()
     figure.savefig(out, format="png")
