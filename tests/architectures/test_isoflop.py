@@ -20,6 +20,7 @@ from gossamer.architectures.isoflop import (
     iso_recipe,
     wide_width,
 )
+from gossamer.architectures.isoflop.memory import activations
 from gossamer.architectures.isoflop.transform import same_cost
 from gossamer.errors import ConfigError
 from gossamer.models import Llama, LlamaConfig, build
@@ -193,6 +194,16 @@ def test_the_table_says_what_equal_flops_cost():
     assert sparse["mega FLOPs"] == pytest.approx(dense["mega FLOPs"], rel=1e-3)
     assert sparse["parameters"] == sum(p.numel() for p in iso.model.parameters())
     assert dense["parameters"] is not None
+    assert sparse["activations"] > 3 * dense["activations"]  # four branches
+
+
+def test_activations_are_counted_by_hand_and_the_mode_stays():
+    model = build("mlp", shape=(1, 8, 8), hidden=(6, 5)).train()
+    assert activations(model, torch.zeros(3, 1, 8, 8)) == 3 * (6 + 5) + 10  # linear, norm, ReLU twice; the head
+    assert model.training
+    assert int(model.bn1.num_batches_tracked) == 0
+    wide = iso_flop(model, "wide", 0.75, torch.zeros(3, 1, 8, 8), first_dense=False, last_dense=False)
+    assert wide.activations == (43, 3 * (12 + 10) + 10)
 
 
 @pytest.mark.parametrize(

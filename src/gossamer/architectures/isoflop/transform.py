@@ -23,6 +23,7 @@ from ...sparsify.scores import Random
 from ...sparsify.surgery import widen
 from ...sparsify.updates import SetTo
 from .layers import Doped, Factorized, Parallel, dimensions
+from .memory import activations
 from .sizes import check_sparsity, wide_width
 
 FAMILIES = ("wide", "parallel", "factorized", "doped")
@@ -37,7 +38,7 @@ class IsoFlop:
         counts: weight -> how many of its entries are kept.
         family, sparsity: what was asked for.
         before, after: FLOPs of one sample in the original and in this network, by weight, before masking.
-        parameters: of the original.
+        parameters: of the original. activations: of one sample in the original and in this network.
     """
 
     model: nn.Module
@@ -47,6 +48,7 @@ class IsoFlop:
     before: Flops
     after: Flops
     parameters: int
+    activations: tuple[int, int]
 
     @property
     def densities(self) -> dict[str, float]:
@@ -66,13 +68,14 @@ class IsoFlop:
         return self.after.at(self.densities) / self.before.dense
 
     def table(self) -> list[dict[str, Any]]:
-        """Rows for people: the dense and the transformed network, and what equal FLOPs cost in parameters."""
+        """Rows for people: the dense and the transformed network; equal FLOPs cost parameters and activations."""
         weights = dict(self.model.named_parameters())
         total = sum(p.numel() for p in weights.values())
         zeros = sum(weights[name].numel() - count for name, count in self.counts.items())
-        columns = ("network", "mega FLOPs", "non-zeros", "parameters")
-        dense = ("dense", self.before.dense / 1e6, self.parameters, self.parameters)
-        sparse = (f"{self.family}, {self.sparsity:g}", self.after.at(self.densities) / 1e6, total - zeros, total)
+        columns = ("network", "mega FLOPs", "non-zeros", "parameters", "activations")
+        cost, (few, many) = self.after.at(self.densities) / 1e6, self.activations
+        dense = ("dense", self.before.dense / 1e6, self.parameters, self.parameters, few)
+        sparse = (f"{self.family}, {self.sparsity:g}", cost, total - zeros, total, many)
         return [dict(zip(columns, row, strict=True)) for row in (dense, sparse)]
 
 
@@ -116,7 +119,8 @@ def iso_flop(
         else:
             made, counts = _replaced(model, family, sparsity, example, chosen, options)
     parameters = sum(p.numel() for p in model.parameters())
-    return IsoFlop(made, counts, family, sparsity, before, flops(made, example, {}), parameters)
+    kept = activations(model, example), activations(made, example)
+    return IsoFlop(made, counts, family, sparsity, before, flops(made, example, {}), parameters, kept)
 
 
 def _wide(
