@@ -511,6 +511,29 @@ def test_bad_calls():
         prune_(net, 0.5)
 
 
+class Stacked(nn.Module):
+    """Two experts in one tensor, as recent Hugging Face models hold them."""
+
+    def __init__(self):
+        super().__init__()
+        self.router, self.experts, self.scale = (
+            nn.Linear(6, 2),
+            nn.Parameter(torch.randn(2, 6, 6)),
+            nn.Parameter(torch.ones(1, 6)),
+        )
+
+    def forward(self, x):
+        share = self.router(x).softmax(-1)
+        return torch.einsum("bi,eio,be->bo", x, self.experts, share) * self.scale
+
+
+def test_stacked_experts_and_recurrent_layers_stay_dense_and_are_named():
+    report = prune_(Stacked(), 0.5, score="wanda", calibration=[torch.randn(8, 6)])
+    assert report.skipped == {"experts": "weights of a Stacked are not pruned in one shot"}
+    with pytest.raises(ConfigError, match=r"weight_ih_l0.*weights of a LSTM"):
+        prune_(nn.LSTM(4, 4), 0.5)
+
+
 def test_transposed_convolutions_stay_dense_and_are_named():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 3, 3))
     report = prune_(net, 0.5, score="wanda", calibration=[torch.randn(2, 3, 8, 8)])

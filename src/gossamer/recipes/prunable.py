@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import ParametrizationList
 
 from ..errors import ConfigError, NumericsError, unknown
 from ..sparsify.groups import Select
@@ -93,7 +94,8 @@ def prunable(model: nn.Module, select: Select) -> tuple[list[Layer], dict[str, s
     """The layers of `model` that `select` chooses, in registration order, and why others stay dense.
 
     Weights that several modules share (output layers tied to an embedding), output embeddings of Hugging Face models,
-    parametrised weights, transposed convolutions and the joint projection of torch's attention stay dense.
+    parametrised weights, and matrices of other modules (transposed convolutions, recurrent layers, the joint projection
+    of torch's attention, experts stacked in one tensor) stay dense.
 
     Raises:
         ConfigError: nothing is left to prune, or a name pattern of `select` matches nothing.
@@ -126,14 +128,15 @@ def prunable(model: nn.Module, select: Select) -> tuple[list[Layer], dict[str, s
 
 
 def _others(model: nn.Module, select: Select) -> dict[str, str]:
-    """Weights that might be meant, of modules that one-shot pruning does not know."""
+    """Weights that might be meant, of modules that one-shot pruning does not know: recurrent ones, stacked experts."""
     found = {}
     for path, module in model.named_modules():
-        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-        joint = isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
-        if transposed or joint:
-            name = f"{path}.{'weight' if transposed else 'in_proj_weight'}".lstrip(".")
-            if any(fnmatchcase(name, glob) for glob in select.only):
+        if _is_layer(module, ("linear", "conv")) or isinstance(module, (nn.Embedding, ParametrizationList)):
+            continue
+        for key, p in module._parameters.items():
+            name = f"{path}.{key}".lstrip(".")
+            matrix = p is not None and p.ndim > 1 and min(p.shape) > 1
+            if matrix and any(fnmatchcase(name, glob) for glob in select.only):
                 found[name] = f"weights of a {type(module).__name__} are not pruned in one shot"
     return found
 
