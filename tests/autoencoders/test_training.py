@@ -160,6 +160,7 @@ def _of(select):
     [
         (lambda s: train(s, Batches([X.half()], 64), config(2)), ConfigError, "float16"),
         (lambda s: train(s, batches(), config(2, precision="fp16")), ConfigError, "float16"),
+        (lambda s: train(s, [X], config(2)), ConfigError, r"wrap activations: gossamer\.data\.Batches"),
         (lambda s: train(s, Batches([X[:, :4]], 64), config(2)), ShapeError, "takes activations"),
         (lambda s: train(s, Batches([X.log()], 64), config(2)), NumericsError, "NaN or infinite"),
         (lambda s: train(_of(ReLU(2)), batches(), config(2), Plan(switch=Switch())), ConfigError, "cannot switch"),

@@ -164,7 +164,11 @@ def penalised(sae: SparseAutoencoder, u: Tensor, target: Tensor, progress: float
 
 
 def follow_budget(sae: SparseAutoencoder, l0: float, rate: float = 0.02) -> None:
-    """Raise or lower the strength of an L1 or L_p penalty, so that the mean L0 goes towards k (after each batch)."""
+    """Raise or lower the strength of an L1 or L_p penalty, so that the mean L0 goes towards k (after each batch).
+
+    Args:
+        rate: largest relative change; short trainings need a larger one, or they end on the way.
+    """
     select = sae.select
     if isinstance(select, ReLU | Gated) and select.k is not None:
         push = max(-1.0, min(1.0, l0 / select.k - 1))

@@ -187,7 +187,7 @@ class Autoencoding(Task):
             return
         code, u, residual = self._last
         sae.observe(code, plan.threshold_rate)
-        follow_budget(sae, len(code.values) / len(u))
+        follow_budget(sae, len(code.values) / len(u), max(0.02, 10 / self.config.steps))
         sae.steps += 1
         due = plan.resample_every and int(sae.steps) % plan.resample_every == 0
         if due and int(sae.steps) < 0.8 * self.config.steps:
@@ -244,6 +244,11 @@ def train(
         ConfigError: budgets that the batches do not allow, less than float32, several processes, changed arguments.
         NumericsError: activations, loss or weights that are not finite. Interrupted: a signal came, all is saved.
     """
+    if not hasattr(data, "batch"):
+        raise ConfigError(
+            f"a {type(data).__name__} gives no batches by the step; wrap activations: gossamer.data.Batches([x], 256), "
+            "or collect them into an ActivationStore"
+        )
     config = config or TrainConfig(steps=1000, optim=optimiser(sae.features, 1000), clip=1.0)
     if config.precision != "no":
         raise ConfigError("bfloat16 and float16 training lose the small activations; use precision = 'no'")
