@@ -361,10 +361,10 @@ def test_unfit_layers_stay_masked_dense():
     assert "hooks" in why(RECIPES["static"](), hooked)["0.weight"]
     conv = nn.Sequential(nn.Conv1d(8, 8, 1), nn.Flatten(), nn.Linear(8, 8))
     assert why(RECIPES["static"](), conv) == {
-        "0.weight": "no plain nn.Linear inside the model, but Conv1d",
+        "0.weight": "no plain nn.Linear or 1x1 nn.Conv2d of stride 1 inside the model, but Conv1d",
         "2.weight": SPARSE,
     }
-    assert "no plain nn.Linear inside" in why(RECIPES["static"](), nn.Linear(8, 8))["weight"]
+    assert "no plain nn.Linear or" in why(RECIPES["static"](), nn.Linear(8, 8))["weight"]
     assert why(random(0.3, allocation="uniform"))["0.weight"] == "denser than 0.5"
 
 

@@ -1,4 +1,4 @@
-"""A linear layer that trains its non-zeros only."""
+"""Linear layers and 1x1 convolutions that train their non-zeros only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gossamer.errors import ShapeError
 from gossamer.kernels.sparse_train import sparse_linear
 from gossamer.kernels.train_pattern import Pattern, gather, pack_pattern, positions, scatter_
 
@@ -25,7 +26,7 @@ class SparseLinear(nn.Module):
 
     Args:
         linear: the layer to replace; it keeps its parameters.
-        mask: (out, in) bool, read again by `read`.
+        mask: of the weight's shape, bool, read again by `read`.
         relu: apply max(., 0), which is then free.
         row_major: give contiguous results; else the samples of a feature lie side by side (kernels/sparse_train.py).
     """
@@ -33,15 +34,15 @@ class SparseLinear(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, linear: nn.Linear, mask: Tensor, relu: bool = False, row_major: bool = True) -> None:
+    def __init__(self, linear: nn.Linear | nn.Conv2d, mask: Tensor, relu: bool = False, row_major: bool = True) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.out_features, self.in_features = linear.weight.shape[:2]
         self.relu, self.row_major = relu, row_major
         self.weight = cast(nn.Parameter, linear.weight)
         self.bias = cast("nn.Parameter | None", linear.bias)
         self.mask = mask
-        self.pattern = pack_pattern(mask)
-        self.values = nn.Parameter(gather(self.pattern, self.weight.detach()))
+        self.pattern = pack_pattern(mask.flatten(1))
+        self.values = nn.Parameter(gather(self.pattern, self._matrix()))
         self.dense_gradient: Tensor | None = None
         self.wants_dense_gradient = False
         self._told = False
@@ -85,6 +86,10 @@ class SparseLinear(nn.Module):
 
     # ------------------------------------------------------------------ values and the dense weight
 
+    def _matrix(self) -> Tensor:
+        """The dense weight as (out, in), in its own memory."""
+        return self.weight.detach().flatten(1)
+
     def _remember(self) -> None:
         """Both forms agree now: note it, to see later whether somebody wrote to the dense weight."""
         self._weight_version = self.weight._version
@@ -95,15 +100,15 @@ class SparseLinear(nn.Module):
         if self.weight._version != self._weight_version:
             self.read(self.mask)
         else:  # always: fused optimisers change values without a new version
-            scatter_(self.pattern, self.values.detach(), self.weight.detach())
+            scatter_(self.pattern, self.values.detach(), self._matrix())
             self._remember()
 
     @torch.no_grad()
     def read(self, mask: Tensor) -> Pattern:
         """Take the values from the dense weight at `mask`; returns the pattern before."""
         before, self.mask = self.pattern, mask
-        self.pattern = pack_pattern(mask.cpu(), before.geometry)
-        values = gather(self.pattern, self.weight.detach())
+        self.pattern = pack_pattern(mask.cpu().flatten(1), before.geometry)
+        values = gather(self.pattern, self._matrix())
         if values.shape == self.values.shape:
             self.values.copy_(values)
         else:
@@ -132,6 +137,33 @@ class SparseLinear(nn.Module):
             self._parameters["values"] = trained
         if f"{prefix}weight" in state_dict:
             self.read(self.mask)
+
+
+class SparseConv1x1(SparseLinear):
+    """The same in the place of a 1x1 convolution of stride 1: (images, in, h, w) -> (images, out, h, w).
+
+    Pixels of all images are the samples: channels come to the front for that, and go back behind it.
+
+    Args:
+        convolution: the layer to replace; it keeps its parameters.
+        mask: (out, in, 1, 1) bool. relu: as in SparseLinear.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, mask: Tensor, relu: bool = False) -> None:
+        super().__init__(convolution, mask, relu, row_major=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As SparseLinear's, with channels in the second dimension of four.
+
+        Raises:
+            ShapeError, ConfigError: x does not fit the layer, or is not of its dtype.
+        """
+        if x.dim() != 4:
+            raise ShapeError(f"a convolution needs (images, channels, height, width), got {tuple(x.shape)}")
+        images, channels, height, width = x.shape
+        pixels = x.transpose(0, 1).reshape(channels, images * height * width).t()
+        y = super().forward(pixels).t()
+        return y.unflatten(1, (images, height, width)).transpose(0, 1).contiguous()
 
 
 class _Observer:

@@ -17,24 +17,25 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from gossamer.engine.sparse_layer import SparseLinear
+from gossamer.engine.sparse_layer import SparseConv1x1, SparseLinear
 from gossamer.engine.sparse_store import LinearStore, Swap
 from gossamer.errors import ConfigError, MaskError
 from gossamer.kernels import native
 from gossamer.sparsify.estimators import Projected
 from gossamer.sparsify.sparsifier import Sparsifier
 
-__all__ = ["SPARSE", "SparseLinear", "sparsify_linears"]
+__all__ = ["SPARSE", "SparseConv1x1", "SparseLinear", "sparsify_linears"]
 
 log = logging.getLogger(__name__)
 
 SPARSE = "sparse"
+MOST_CONV_DENSITY = 0.3
 ELEMENTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Hardswish, nn.Dropout)
 READABLE = frozenset({"grad", "activations", "gram"})  # statistics that a sparse layer can still give
 
 
 def sparsify_linears(sparsifier: Sparsifier, max_density: float = 0.5) -> dict[str, str]:
-    """Train the masked linear layers of a Sparsifier's model by their non-zeros, from now on.
+    """Train the masked linear layers and 1x1 convolutions of a Sparsifier's model by their non-zeros, from now on.
 
     Call it after the Sparsifier is made, and before a checkpoint of the optimiser is loaded. Everything else stays: the
     loop, the optimiser, updates of the mask (a dense gradient is computed on the steps that need one), saved states.
@@ -44,6 +45,7 @@ def sparsify_linears(sparsifier: Sparsifier, max_density: float = 0.5) -> dict[s
     Args:
         sparsifier: of a recipe whose weights are 0 off the mask (static masks, dynamic sparse training).
         max_density: denser layers stay as they are; the default is where the kernels stop winning (benchmarks).
+            Convolutions need at least 70 % of zeros, as their pixels are put in order first.
     Returns:
         parameter name of each masked weight -> "sparse", or why it stays masked dense (also logged, once).
     Raises:
@@ -93,8 +95,8 @@ def _why_not(model: nn.Module, name: str, mask: Tensor, max_density: float) -> s
     """Why this weight stays masked dense."""
     path, _, attr = name.rpartition(".")
     module = model.get_submodule(path)
-    if type(module) is not nn.Linear or attr != "weight" or not path:
-        return f"no plain nn.Linear inside the model, but {type(module).__name__}"
+    if not (type(module) is nn.Linear or _is_pointwise(module)) or attr != "weight" or not path:
+        return f"no plain nn.Linear or 1x1 nn.Conv2d of stride 1 inside the model, but {type(module).__name__}"
     weight = module.weight
     if weight.device.type != "cpu" or weight.dtype is not torch.float32:
         return f"{weight.dtype} on {weight.device}, and the kernels are for float32 on the CPU"
@@ -103,9 +105,19 @@ def _why_not(model: nn.Module, name: str, mask: Tensor, max_density: float) -> s
     if not weight.requires_grad:
         return "frozen"
     density = float(mask.float().mean())
-    if density > max_density:
-        return f"denser than {max_density:g}"
+    most = min(max_density, MOST_CONV_DENSITY) if weight.dim() == 4 else max_density
+    if density > most:
+        return f"denser than {most:g}"
     return None
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.Conv2d
+        and module.kernel_size == module.stride == (1, 1)
+        and module.padding in ((0, 0), "valid", "same")
+        and module.groups == 1
+    )
 
 
 def _owners(model: nn.Module, weight: Tensor) -> int:
@@ -119,12 +131,12 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _make(model: nn.Module, name: str, mask: Tensor) -> SparseLinear:
-    linear = model.get_submodule(name.rpartition(".")[0])
-    assert isinstance(linear, nn.Linear)
-    leaked = int(linear.weight.detach()[~mask].count_nonzero())
+    layer = model.get_submodule(name.rpartition(".")[0])
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
+    leaked = int(layer.weight.detach()[~mask].count_nonzero())
     if leaked:
         raise MaskError(f"{leaked} weights of {name} are not zero off the mask; call sparsifier.enforce() first")
-    return SparseLinear(linear, mask)
+    return SparseConv1x1(layer, mask) if isinstance(layer, nn.Conv2d) else SparseLinear(layer, mask)
 
 
 def _fuse(model: nn.Module) -> list[Swap]:
@@ -138,6 +150,8 @@ def _fuse(model: nn.Module) -> list[Swap]:
                 layer.relu = True
                 swaps.append(Swap(model, f"{path}.{name}" if path else name, nn.Identity()))
             consumer = next((m for m in followers if not isinstance(m, ELEMENTWISE)), None)
+            if isinstance(layer, SparseConv1x1):
+                continue
             layer.row_major = not isinstance(consumer, (SparseLinear, nn.Linear))
     return swaps
 

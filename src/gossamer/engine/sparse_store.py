@@ -32,7 +32,11 @@ class LinearStore:
 
     def gradients(self) -> dict[str, Tensor]:
         """See Store."""
-        return {n: layer.dense_gradient for n, layer in self.layers.items() if layer.dense_gradient is not None}
+        return {
+            name: layer.dense_gradient.view_as(layer.weight)
+            for name, layer in self.layers.items()
+            if layer.dense_gradient is not None
+        }
 
     def write_back(self) -> None:
         """See Store."""
@@ -80,7 +84,7 @@ class LinearStore:
         group["params"].append(layer.values)
         if weight in state:
             state[layer.values] = {
-                key: gather(layer.pattern, value) if _like(value, weight) else value
+                key: gather(layer.pattern, value.flatten(1)) if _like(value, weight) else value
                 for key, value in state.pop(weight).items()
             }
 
@@ -91,9 +95,15 @@ class LinearStore:
         group["params"] = [p for p in group["params"] if p is not layer.values]
         if layer.values in state:
             state[weight] = {
-                key: scatter_(layer.pattern, value, torch.zeros_like(weight)) if _like(value, layer.values) else value
+                key: _spread(layer, value) if _like(value, layer.values) else value
                 for key, value in state.pop(layer.values).items()
             }
+
+
+def _spread(layer: SparseLinear, values: Tensor) -> Tensor:
+    """Packed values as a dense tensor of the weight's shape."""
+    dense = torch.zeros(layer.out_features, layer.in_features)
+    return scatter_(layer.pattern, values, dense).view_as(layer.weight)
 
 
 def _like(value: object, parameter: Tensor) -> bool:
