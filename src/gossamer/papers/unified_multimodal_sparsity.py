@@ -163,7 +163,7 @@ PAPER = Paper(
             _own_scores,
             300,
             3,
-            mutants=("no_cut",),
+            mutants=("no_cut", "random_scores"),
         ),
         Claim(
             "ladder",
