@@ -96,8 +96,7 @@ def _page(problem: str, posed: Task, found: dict[str, Answer], table: Any, outpu
         }
         if posed.side:
             grids = {"mass, " + name: answer.grid(posed.side) for name, answer in found.items()}
-            if len(posed.labels) == 1:
-                grids = {"reward": found[ORDER].score_grid(posed.side)} | grids
+            grids = _known(posed, found[ORDER]) | grids
             figures = {"Mass on the grid": mass_chart("mass", grids)} | figures
         if len(posed.labels) == 2:
             first = found[ORDER]
@@ -109,3 +108,14 @@ def _page(problem: str, posed: Task, found: dict[str, Answer], table: Any, outpu
     except MissingExtra as error:
         say(f"no page: {error}")
         return None
+
+
+def _known(posed: Task, answer: Answer) -> dict[str, Any]:
+    """The reward on the grid, or the cells of the true front."""
+    import numpy as np
+
+    if len(posed.labels) == 1:
+        return {"reward": answer.score_grid(posed.side)}
+    cells = np.zeros((posed.side, posed.side))
+    cells[answer.objects[:, 0], answer.objects[:, 1]] = answer.best
+    return {"true front": cells}

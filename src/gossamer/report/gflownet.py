@@ -21,7 +21,7 @@ def mass_chart(name: str, grids: Mapping[str, Array]) -> str:
     """
     from matplotlib.patches import Rectangle
 
-    with _canvas(name, 1.9 * len(grids), 2.15, len(grids)) as (_, panels, out):
+    with _canvas(name, max(4.6, 1.9 * len(grids)), 2.3, len(grids)) as (_, panels, out):
         for axes, (title, grid) in zip(panels, grids.items(), strict=True):
             side, top = len(grid), float(grid.max()) or 1.0
             for (x, y), value in np.ndenumerate(grid):
