@@ -26,6 +26,12 @@ CUTS: dict[str, Callable[[nn.Module, Component, Calibration, float], Cut]] = {
     "heads": cut_heads,
 }
 
+# a colour for each component, a line for each cut
+_COLOURS = ("#3b6fb6", "#c2553a", "#3f9a64", "#8a5fb0")
+_STYLES: tuple[dict[str, Any], ...] = tuple(
+    {"linestyle": line, "marker": mark} for line, mark in (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ("-", "v"))
+)
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -66,19 +72,25 @@ class Sensitivity:
         except ImportError as error:
             raise MissingExtra("matplotlib", "report") from error
         names = list(self.whole)
-        figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(names) + 1.6, 3.4), layout="constrained")
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         lines = dict.fromkeys((row["component"], row["cut"]) for row in self.rows)
+        colours = dict(zip(dict.fromkeys(component for component, _ in lines), _COLOURS * len(lines), strict=False))
+        styles = dict(zip(dict.fromkeys(cut for _, cut in lines), _STYLES, strict=False))
         for axis, name in zip(axes, names, strict=True):
             for component, cut in lines:
                 points = [(r["keep"], r[name]) for r in self.rows if (r["component"], r["cut"]) == (component, cut)]
                 points = sorted([*points, (1.0, self.whole[name])])
-                axis.plot(*zip(*points, strict=True), marker="o", label=f"{component}, {cut}")
+                style = {"color": colours[component], **styles[cut]}
+                axis.plot(*zip(*points, strict=True), label=f"{component}, {cut}", markersize=5, **style)
             axis.set_title(name)
             axis.set_xlabel("kept")
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axis.set_xticks(sorted({1.0, *(row["keep"] for row in self.rows)}))
             axis.invert_xaxis()
             axis.spines[["top", "right"]].set_visible(False)
-        axes[0].legend(frameon=False, fontsize=8)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside right upper")
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
         return out.getvalue()[out.getvalue().index("<svg") :]
