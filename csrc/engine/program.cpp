@@ -188,7 +188,7 @@ void Program::check_separable(const Step& s) const {
   const int64_t pixels = product({windows(p[1], p[3], p[4], p[5], 1), windows(p[2], p[3], p[4], p[5], 1)});
   const BlockMatrix& a = matrix(s.weights, false).block;
   if (a.columns != p[0]) refuse("weights of another shape");
-  if (p[7] < 0 || p[7] > 4) refuse("an unknown activation");
+  if (p[7] < 0 || p[7] >= kActivations) refuse("an unknown activation");
   check_depthwise(s, s.rows, p[6]);
   expect(s.in, product({p[0], p[1], p[2]}), "input");
   expect(s.out, product({a.rows, pixels}), "output");
@@ -196,7 +196,7 @@ void Program::check_separable(const Step& s) const {
 }
 
 void Program::check(const Step& s) const {
-  if (s.activation < 0 || s.activation > 4) refuse("an unknown activation");
+  if (s.activation < 0 || s.activation >= kActivations) refuse("an unknown activation");
   const auto size = [&](int64_t value) {
     if (value < 0 || value >= static_cast<int64_t>(values_.size())) refuse("a value is missing");
     return values_[value].size;

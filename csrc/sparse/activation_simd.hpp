@@ -42,6 +42,28 @@ GOSSAMER_OUTLINED V hardswish(V v) {
   return mul(mul(v, gate), set(1.0f / 6.0f));
 }
 
+// 1 / (1 + exp(-v)) by exponentials of what is not positive.
+GOSSAMER_OUTLINED V sigmoid(V v) {
+  const V zero = set(0.0f), below = at_most(v, zero), above = at_least(v, zero);
+  const V small = exp_negative(add(below, mul(above, set(-1.0f))));
+  return div(exp_negative(below), add(set(1.0f), small));
+}
+
+GOSSAMER_INLINE V hardsigmoid(V v) {
+  return at_most(at_least(fma(v, set(1.0f / 6.0f), set(0.5f)), set(0.0f)), set(1.0f));
+}
+
+GOSSAMER_OUTLINED V curved(V v, Activation activation) {
+  switch (activation) {
+    case Activation::hardswish: return hardswish(v);
+    case Activation::gelu: return gelu(v);
+    case Activation::silu: return mul(v, sigmoid(v));
+    case Activation::sigmoid: return sigmoid(v);
+    case Activation::hardsigmoid: return hardsigmoid(v);
+    default: return v;
+  }
+}
+
 // ReLU and its kin are a clamp; the others take a call.
 struct Finish {
   V low, high;
@@ -53,9 +75,7 @@ struct Finish {
 
   GOSSAMER_INLINE V operator()(V v) const {
     v = at_most(at_least(v, low), high);
-    if (activation == Activation::hardswish) return hardswish(v);
-    if (activation == Activation::gelu) return gelu(v);
-    return v;
+    return activation > Activation::relu6 ? curved(v, activation) : v;
   }
 };
 

@@ -316,3 +316,34 @@ def test_a_normalisation_of_vectors_that_follows_no_product(batch):
     with torch.no_grad():
         assert relative(plan(x), model(x)) < 1e-5
     assert not any("please report" in line for line in plan.report().breaks)
+
+
+class Squeezed(nn.Module):
+    """Channels scaled by a gate that reads them all, as in EfficientNet and MobileNetV3."""
+
+    def __init__(self, act: nn.Module, gate: nn.Module) -> None:
+        super().__init__()
+        self.expand, self.deep = nn.Conv2d(6, 24, 1), nn.Conv2d(24, 24, 3, padding=1, groups=24)
+        self.reduce, self.widen, self.project = nn.Conv2d(24, 6, 1), nn.Conv2d(6, 24, 1), nn.Conv2d(24, 6, 1)
+        self.act, self.gate = act, gate
+
+    def forward(self, x):
+        y = self.act(self.deep(self.act(self.expand(x))))
+        y = y * self.gate(self.widen(self.act(self.reduce(nn.functional.adaptive_avg_pool2d(y, 1)))))
+        return (self.project(y) + x).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("act", "gate"),
+    [(nn.SiLU(), nn.Sigmoid()), (nn.SiLU(inplace=True), nn.Sigmoid()), (nn.Hardswish(), nn.Hardsigmoid())],
+)
+def test_squeeze_and_excitation_runs_natively(pruned, act, gate):
+    torch.manual_seed(0)
+    model = pruned(Squeezed(act, gate), 0.5)
+    plan = compiled(model, 6, 9, 9)
+    assert not plan.report().breaks
+    assert "onnxruntime" in plan.report().milliseconds or not find_spec("onnxruntime")
+    for batch in (1, 3):
+        x = 3 * torch.randn(batch, 6, 9, 9)
+        with torch.no_grad():
+            assert relative(plan._fast(x, 1), model(x)) < 1e-5

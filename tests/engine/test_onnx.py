@@ -48,3 +48,11 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra, match=r"gossamer\[export\]"):
         onnx.export(nn.Linear(2, 2).eval(), torch.zeros(1, 2), tmp_path / "x.onnx")
+
+
+@needs_runtime
+@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6, nn.Hardswish, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardsigmoid])
+def test_every_activation(act, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), act(), nn.Flatten()).eval()
+    assert onnx.export(model, 4 * torch.randn(2, 3, 6, 6), tmp_path / "model.onnx").difference < 1e-5

@@ -24,6 +24,11 @@ from gossamer.errors import GossamerError, MissingExtra
 from gossamer.kernels import native
 
 OPSET, IR_VERSION = 20, 10
+ACTIVATIONS = {
+    "none": "Identity", "relu": "Relu", "hardswish": "HardSwish", "gelu": "Gelu", "sigmoid": "Sigmoid",
+    "hardsigmoid": "HardSigmoid",
+}  # fmt: skip
+ATTRIBUTES = {"hardsigmoid": {"alpha": 1 / 6, "beta": 0.5}}
 
 
 @dataclass(frozen=True)
@@ -226,9 +231,10 @@ class _Writer:
         return inputs[0] if len(inputs) == 1 else self._emit("Add", inputs, out)
 
     def _activate(self, activation: str, made: str, out: str) -> None:
-        if activation == "relu6":
+        if activation == "silu":
+            self._emit("Mul", [made, self._emit("Sigmoid", [made], f"{out}_gate")], out)
+        elif activation == "relu6":
             bounds = [self._constant(torch.tensor(0.0)), self._constant(torch.tensor(6.0))]
             self._emit("Clip", [made, *bounds], out)
         else:
-            names = {"none": "Identity", "relu": "Relu", "hardswish": "HardSwish", "gelu": "Gelu"}
-            self._emit(names[activation], [made], out)
+            self._emit(ACTIVATIONS[activation], [made], out, **ATTRIBUTES.get(activation, {}))

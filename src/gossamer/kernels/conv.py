@@ -53,7 +53,8 @@ def conv2d(
         kernel: (kh, kw) of the weight, or one number for both; likewise stride, padding and dilation.
         bias: (out,).
         residual: of the output's shape, added before the activation.
-        activation: none, relu, relu6, hardswish or gelu (exact form, absolute error below 5e-7).
+        activation: none, relu, relu6, hardswish, gelu (exact form, absolute error below 5e-7), silu, sigmoid or
+            hardsigmoid.
     Returns:
         (images, out, out_height, out_width), the same bits for any number of threads.
     Raises:

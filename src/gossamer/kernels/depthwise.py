@@ -45,7 +45,7 @@ def depthwise_conv2d(
         padding: 0 .. k - 1.
         bias: (channels,).
         residual: of the output's shape, added before the activation.
-        activation: none, relu, relu6, hardswish or gelu.
+        activation: none, relu, relu6, hardswish, gelu, silu, sigmoid or hardsigmoid.
     Raises:
         ConfigError: a dtype, kernel, stride, padding or activation that the kernels do not have.
         ShapeError: channels or sizes disagree.

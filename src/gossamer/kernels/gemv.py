@@ -41,7 +41,7 @@ def gemv(
         x: (..., in), float32.
         bias: (out,).
         residual: (..., out), added before the activation.
-        activation: none, relu, relu6, hardswish or gelu.
+        activation: none, relu, relu6, hardswish, gelu, silu, sigmoid or hardsigmoid.
     Returns:
         (..., out), float32; the same bits for any number of threads.
     Raises:

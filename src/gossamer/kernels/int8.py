@@ -142,9 +142,9 @@ def gemv_int8(
         x: (..., in), float32. A vector with an infinity or a NaN gives NaN everywhere.
         bias: (out,).
         residual: (..., out), added before the activation.
-        activation: none, relu, relu6, hardswish or gelu.
+        activation: none, relu, relu6, hardswish, gelu, silu, sigmoid or hardsigmoid.
     Returns:
-        (..., out), float32; the same bits for any number of threads and, without gelu or hardswish, at every level.
+        (..., out), float32; the same bits for any number of threads and, with none, relu or relu6, at every level.
     Raises:
         ConfigError, ShapeError: a dtype, activation or size that does not fit.
     Source: symmetric rounding by row and by token, as in LLM.int8 (Dettmers et al. 2022), section 2.

@@ -43,7 +43,7 @@ def spmm(
         x: (in, pixels) or (images, in, pixels), float32.
         bias: (out,).
         residual: of the output's shape, added before the activation.
-        activation: none, relu, relu6, hardswish or gelu.
+        activation: none, relu, relu6, hardswish, gelu, silu, sigmoid or hardsigmoid.
     Returns:
         (out, pixels) or (images, out, pixels).
     Raises:
@@ -76,7 +76,7 @@ def linear(
         x: (..., in), float32. A single vector is faster through `gemv`.
         bias: (out,).
         residual: (..., out), added before the activation.
-        activation: none, relu, relu6, hardswish or gelu.
+        activation: none, relu, relu6, hardswish, gelu, silu, sigmoid or hardsigmoid.
     Returns:
         (..., out).
     Raises:
