@@ -213,8 +213,7 @@ PAPER = Paper(
             "reported",
             "Speed of MobileNetV2, its cache-aware form and EfficientNet-B0 over the best dense fp32 peer.",
             "SD835: V2 1.15 40 ms, cache-aware V2 1.0 33 ms, B0 80 ms",
-            "No threshold is given. EfficientNet's SiLU and squeeze-and-excitation interrupt the native steps. The "
-            "cache-aware form is our reconstruction, for the 64 KiB of the authors' device.",
+            "No threshold is given. The cache-aware form is our reconstruction, for the 64 KiB of the authors' device.",
             _others,
             200,
             1,
