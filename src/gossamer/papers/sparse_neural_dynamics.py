@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 import torch
 
+from gossamer.claims.cells import cell
 from gossamer.claims.dynamics_graphs import graph_loop, graph_row
 from gossamer.claims.dynamics_testbed import (
     ARMS,
@@ -25,6 +29,14 @@ from gossamer.domains.dynamics.systems import tent
 
 Figures = dict[str, float]
 RIVALS = ("mppi", "cem", "gradient")
+
+
+def _kept(ctx: Context, claim: str, seed: int, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a claim found for a seed, cached: so that a reproduction that was stopped goes on."""
+    settings = {"claim": claim, "seed": seed, "mutant": ctx.mutant, "quick": ctx.quick}
+    found = cell("gossamer.papers.sparse_neural_dynamics", settings, compute)
+    ctx.say(f"  seed {seed}: {found}")
+    return found
 
 
 def _summary(rows: list[Figures]) -> tuple[Figures, Figures]:
@@ -59,14 +71,20 @@ def _planned(ctx: Context) -> Measured:
     never: list[bool] = []
     strictly: list[bool] = []
     rows: list[Figures] = []
+
+    def plans(seed: int) -> dict[str, Any]:
+        count = 1 if ctx.quick else 3
+        return {
+            side: [planned(seed, start, 20.0, False, ctx.mutant) for start in starts(seed, count, side == "wrong")]
+            for side in ("wrong", "any")
+        }
+
     for seed in ctx.each_seed(3):
-        for wrong in (True, False):
-            for start in starts(seed, 1 if ctx.quick else 3, wrong):
-                found = planned(seed, start, 20.0, False, ctx.mutant)
-                ctx.say(f"  seed {seed}, {'wrong' if wrong else 'any'} side: {found}")
+        for side, each in _kept(ctx, "planned-cost", seed, partial(plans, seed)).items():
+            for found in each:
                 best = min(found[name] for name in RIVALS)
                 never.append(found["milp"] <= best * (1 + 2e-3))
-                if wrong:
+                if side == "wrong":
                     strictly.append(found["milp"] < 0.95 * best)
                     rows.append(found)
     means, spread = _summary(rows)
@@ -76,24 +94,24 @@ def _planned(ctx: Context) -> Measured:
 
 
 def _equal_time(ctx: Context) -> Measured:
-    rows = [planned(s, starts(s, 1, True)[0], 20.0, True, None) for s in ctx.each_seed(3)]
+    rows = [
+        _kept(ctx, "equal-time", seed, partial(planned, seed, starts(seed, 1, True)[0], 20.0, True, None))
+        for seed in ctx.each_seed(3)
+    ]
     means, spread = _summary(rows)
     return Measured(means, spread, None, len(rows))
 
 
 def _closed(ctx: Context) -> Measured:
-    rows = []
-    for seed in ctx.each_seed(3):
-        rows.append(closed_loop(seed, 4.0))
-        ctx.say(f"  seed {seed}: final distance {rows[-1]}")
+    rows = [_kept(ctx, "closed-loop", seed, partial(closed_loop, seed, 4.0)) for seed in ctx.each_seed(3)]
     means, spread = _summary(rows)
     return Measured(means, spread, None, len(rows))
 
 
 def _solvable(ctx: Context) -> Measured:
     """Gap and seconds at one limit, on the dense and on the sparse model, T = 4, without a warm start's help."""
-    rows = []
-    for seed in ctx.each_seed(3):
+
+    def solved(seed: int) -> Figures:
         start = starts(seed, 1, True)[0]
         found: Figures = {}
         for arm in ("gates", "dense"):
@@ -103,8 +121,9 @@ def _solvable(ctx: Context) -> Measured:
             done = solve(program, time_limit=20.0, gap=1e-3)
             gap = 1.0 if done.x is None else min(1.0, (done.objective - done.bound) / max(done.objective, 1e-9))
             found |= {f"{arm} binaries": float(program.binaries), f"{arm} gap": gap}
-        ctx.say(f"  seed {seed}: {found}")
-        rows.append(found)
+        return found
+
+    rows = [_kept(ctx, "solvable", seed, partial(solved, seed)) for seed in ctx.each_seed(3)]
     means, spread = _summary(rows)
     holds = all(r["gates gap"] <= 2e-3 and r["dense gap"] > 0.05 for r in rows)
     return Measured(means, spread, {"gates gap": 2e-3, "dense gap": 0.05}, len(rows), holds)
@@ -148,28 +167,31 @@ def _exact(ctx: Context) -> Measured:
 
 
 def _regions(ctx: Context) -> Measured:
-    rows = []
-    for seed in ctx.each_seed(3):
+
+    def fitted(seed: int) -> Figures:
         data, test = tent(4, 2000, seed), tent(4, 1000, seed + 100)
         torch.manual_seed(seed)
         dense = fit(GatedReLUMLP((1, 16, 1)), data, 1500, lr=1e-2, seed=seed)
         sparse = sparsify(dense, data, 3, budget=Budget(200, 100, 1500), lr=1e-2, seed=seed)
-        rows.append({"dense": rmse(dense, test), "3 ReLUs": rmse(sparse, test), "deviation": float(test[1].std())})
+        return {"dense": rmse(dense, test), "3 ReLUs": rmse(sparse, test), "deviation": float(test[1].std())}
+
+    rows = [_kept(ctx, "regions", seed, partial(fitted, seed)) for seed in ctx.each_seed(3)]
     means, spread = _summary(rows)
     return Measured(means, spread, None, len(rows))
 
 
 def _graphs(ctx: Context) -> Measured:
     """Test errors of graph networks, dense and sparse, and costs at the end of closed loops with the sparse one."""
-    rows = []
-    for seed in ctx.each_seed(3):
+
+    def looped(seed: int) -> Figures:
         found: Figures = {}
         for system in ("rope", "pile"):
             trained = graph_row(system, seed)
             found |= {f"{system} {name}": trained[name] for name in ("deviation", "dense rmse", "sparse rmse")}
             found |= graph_loop(system, seed)
-        ctx.say(f"  seed {seed}: {found}")
-        rows.append(found)
+        return found
+
+    rows = [_kept(ctx, "graphs", seed, partial(looped, seed)) for seed in ctx.each_seed(3)]
     means, spread = _summary(rows)
     return Measured(means, spread, None, len(rows))
 
