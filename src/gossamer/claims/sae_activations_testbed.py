@@ -7,12 +7,14 @@ perceptron after ReLU, 192 features, k = 6.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,17 +55,30 @@ class Material:
     held: list[Tensor]
 
 
-@cache
-def shakespeare() -> Material:
-    """The language model, trained once in a process, and its activations. Raises DataError without the text."""
-    data = replace(tiny_shakespeare(context=CONTEXT, batch_size=8), test=None)  # type: ignore[arg-type]  # not measured
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = llama(shape=(CONTEXT,), width=64, depth=4, heads=4)
+def _language_model() -> nn.Module:
+    """The Llama, trained once; its weights are kept on disk."""
+
+    def compute() -> dict[str, Any]:
+        data = replace(tiny_shakespeare(context=CONTEXT, batch_size=8), test=None)  # type: ignore[arg-type]
         optim = OptimConfig(name="adamw", lr=3e-3, weight_decay=0.01, warmup=0.05)
         config = TrainConfig(steps=300, optim=optim, clip=1.0, device="cpu", checkpoint_every=0, log_every=0)
         fit(LanguageModelling(module), data, Recipe(), config)
-    model = LanguageModel(module.eval(), ByteTokenizer(), "shakespeare")
+        return {"weights": base64.b64encode(save(module.state_dict())).decode("ascii")}
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = llama(shape=(CONTEXT,), width=64, depth=4, heads=4)
+        find("tiny-shakespeare", "input.txt")  # raises where the text is missing, also if the weights are there
+        kept = cell("gossamer.claims.sae_activations_testbed", {"model": "shakespeare"}, compute)
+    module.load_state_dict(load(base64.b64decode(kept["weights"])))
+    return module.eval()
+
+
+@cache
+def shakespeare() -> Material:
+    """The language model and its activations. Raises DataError without the text."""
+    module = _language_model()
+    model = LanguageModel(module, ByteTokenizer(), "shakespeare")
     path = find("tiny-shakespeare", "input.txt") / "input.txt"
     blocks = islice(token_blocks(path, model.tokenizer, CONTEXT, 16, (0.0, 0.9)), 32)
     held = list(islice(token_blocks(path, model.tokenizer, CONTEXT, 16, (0.9, 1.0)), 2))
