@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gossamer.autoencoders.dictionary_files import WEIGHTS as WEIGHTS_OF_DICTIONARY_LEARNING
+from gossamer.autoencoders.dictionary_files import load_dictionary_learning
 from gossamer.autoencoders.export import folded, to_jumprelu
 from gossamer.autoencoders.model import SparseAutoencoder
 from gossamer.autoencoders.selection import Gated, JumpReLU, ReLU, Selection, TokenChoice
@@ -38,7 +40,7 @@ def save(folder: str | Path, sae: SparseAutoencoder, about: Mapping[str, Any] | 
 
 
 def load(folder: str | Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
-    """An autoencoder in evaluation mode, and what was kept beside it; of our format or of SAELens'.
+    """An autoencoder in evaluation mode, and what was kept beside it; of our format, SAELens' or dictionary_learning's.
 
     Raises:
         CheckpointError: missing, damaged, or of another architecture.
@@ -46,6 +48,8 @@ def load(folder: str | Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     folder = Path(folder)
     if not (folder / CONFIG).exists() and (folder / LENS_CONFIG).exists():
         return load_saelens(folder)
+    if not (folder / CONFIG).exists() and (folder / WEIGHTS_OF_DICTIONARY_LEARNING).exists():
+        return load_dictionary_learning(folder)
     record = _json(folder / CONFIG)
     if record.get("format") != FORMAT:
         raise CheckpointError(f"{folder / CONFIG} is no file of {FORMAT}")
