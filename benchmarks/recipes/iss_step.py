@@ -3,7 +3,7 @@
 ISS-P with the exact ranking and with thresholds from a sample, ISS-H and ISS-R; on ResNet-20, on the EDSR baseline and
 on SwinIR-light with the patches that `gossamer superres train` takes. The authors rank on the host with numpy's argsort
 in every step; "argsort on the host" is that way of ranking, written anew, in place of ours.
-Usage: python benchmarks/recipes/iss_step.py [--rounds 5] [--steps 4]
+Usage: python benchmarks/recipes/iss_step.py [--rounds 5] [--steps 4] [--batch 128] [--patches 16] [--only EDSR]
 """
 
 from __future__ import annotations
@@ -87,24 +87,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=128, help="images for ResNet-20")
+    parser.add_argument("--patches", type=int, default=16, help="of 64 pixels, a quarter of them for SwinIR")
+    parser.add_argument("--only", default="", help="models whose names begin so")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    images, labels = torch.randn(128, 3, 32, 32), torch.randint(10, (128,))
-    low, high = Patches(leaf_pairs(2, 2), 2, batch_size=16).batch(0)
+    images, labels = torch.randn(options.batch, 3, 32, 32), torch.randint(10, (options.batch,))
+    low, high = Patches(leaf_pairs(2, 2), 2, batch_size=options.patches).batch(0)
+    few = max(1, options.patches // 4)
     body = Select(exclude=("tail*",))
     cases: dict[str, tuple[nn.Module, Loss, Select]] = {
-        "ResNet-20, batch 128": (
+        f"ResNet-20, batch {options.batch}": (
             build_classifier("resnet-20"),
             lambda net: F.cross_entropy(net(images), labels),
             Select(layers=("conv",), first_dense=True),
         ),
-        "EDSR baseline, 16 patches": (build("edsr-baseline", 2), lambda net: F.l1_loss(net(low), high), body),
-        "SwinIR-light, 4 patches": (build("swinir-light", 2), lambda net: F.l1_loss(net(low[:4]), high[:4]), body),
+        f"EDSR baseline, {options.patches} patches": (
+            build("edsr-baseline", 2),
+            lambda net: F.l1_loss(net(low), high),
+            body,
+        ),
+        f"SwinIR-light, {few} patches": (
+            build("swinir-light", 2),
+            lambda net: F.l1_loss(net(low[:few]), high[:few]),
+            body,
+        ),
     }
     print(f"{SPARSITY:.0%} sparse; bound of ISS-P: {BOUND}")
     print("| model | method | ratio (median) | best | worst |\n|---|---|---|---|---|")
     for case, (model, loss, select) in cases.items():
+        if not case.startswith(options.only):
+            continue
         for name, found in ratios(contestants(model, loss, select), options.rounds, options.steps).items():
             row = f"{statistics.median(found):.3f} | {min(found):.3f} | {max(found):.3f}"
             print(f"| {case} | {name} | {row} |", flush=True)
