@@ -81,9 +81,10 @@ def main() -> None:
         binaries = [statistics.median(pair[side]["binaries"] for pair in pairs) for side in (0, 1)]
         ended = [sum(pair[side]["limit"] for pair in pairs) for side in (0, 1)]
         least = ">" if ended[0] else ""
+        searched = "not finished" if any(ended) else f"{statistics.median(nodes):.1f}"
         print(
             f"| {horizon} | {binaries[0]:.0f} / {binaries[1]:.0f} | {least}{statistics.median(times):.1f} "
-            f"| {min(times):.1f} | {max(times):.1f} | {statistics.median(nodes):.1f} "
+            f"| {min(times):.1f} | {max(times):.1f} | {searched} "
             f"| {ended[0]} / {ended[1]} of {len(pairs)} |",
             flush=True,
         )
