@@ -43,8 +43,8 @@ DRAWS = 8  # of every training image, in a fixed training set
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the protocol: data, steps of the dense training, steps of a phase, final sparsity, phases, and batches
-    of 256 for batch statistics."""
+    """One row of the protocol: data, steps of the dense training, steps of a phase, final sparsity, phases, batches of
+    256 for batch statistics, and whether there is a soup after gradual pruning."""
 
     data: str
     dense: int
@@ -52,13 +52,14 @@ class Setting:
     sparsity: float
     phases: int = 3
     statistics: int = 40
+    gmp: bool = True
 
 
 SETTINGS = {
     "fixed": Setting("fixed", 2500, 500, 0.95),
     "fresh": Setting("fresh", 1200, 250, 0.98),
     "mnist": Setting("mnist", 600, 150, 0.98),
-    "cifar": Setting("cifar", 120, 30, 0.9, phases=2, statistics=4),
+    "cifar": Setting("cifar", 80, 20, 0.9, phases=2, statistics=2, gmp=False),
 }
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "fixed": mlp,
@@ -76,8 +77,8 @@ def soups(setting: str, seed: int, mutant: str | None = None) -> dict[str, Any]:
             "one_branch": the first branch in place of the mean.
     Returns:
         {"dense", "phases" (of the soup: {"mean", "best", "soup"} each), "ensemble", "imp", "imp_best", "imp_longer",
-        "imp_avg", "reprune", "after_gmp": {"mean", "best", "soup"}, "spread", "exact" (every soup as sparse as its
-        branches), "seconds"}; models are {"accuracy", "foreign", "worst_class", "ece", "density"}, all fractions.
+        "imp_avg", "reprune", "after_gmp": {"mean", "best", "soup"} or {}, "spread", "exact" (every soup as sparse as
+        its branches), "seconds"}; models are {"accuracy", "foreign", "worst_class", "ece", "density"}, all fractions.
     Raises:
         ConfigError: an unknown setting.
     """
@@ -166,7 +167,7 @@ class _Bench:
             "imp_longer": self.measure([self._single(dense, 0, BRANCHES)]),
             "imp_avg": self.measure([mean_model]),
             "reprune": self.measure([thin]),
-            "after_gmp": self._after_gmp(),
+            "after_gmp": self._after_gmp() if self.setting.gmp else {},
         }
 
     def _stages(self, m: int, offset: int = 0, times: int = 1, faulty: bool = False) -> list[Stage]:

@@ -295,7 +295,7 @@ PAPER = Paper(
             "reported",
             "All arms with ResNet-20 on 2,000 CIFAR-10 images at 90 % in 2 phases.",
             "soups lead at all sparsities",
-            "JPEG images, 120 dense steps of 64 and 30 a phase, 500 test images, one seed in a full run: a schedule "
+            "JPEG images, 80 dense steps of 64 and 20 a phase, 500 test images, one seed in a full run: a schedule "
             "that shows the recipe on a CNN with residual blocks, not who is best.",
             _table("cifar", least=1),
             400,
