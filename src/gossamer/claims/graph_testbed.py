@@ -7,6 +7,7 @@ classes, a power law of degrees and bags of 300 words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from gossamer.claims.cells import cell
 from gossamer.claims.testbeds import one_thread
 from gossamer.domains.graphs import Fit, Graph, Settings, backbone, block_model, fit, planetoid, teddy, ugs, wd_glt
+from gossamer.domains.graphs.ticket import Ticket
 from gossamer.domains.graphs.training import Make
 
 EDGES, WEIGHTS, DISTILL, ROUNDS = 0.64, 0.88, 10.0, 20
@@ -39,7 +41,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-ITERATIVE = {"ugs": ugs, "wd-glt": partial(wd_glt, every=False)}
+ITERATIVE: dict[str, Callable[..., Ticket]] = {"ugs": ugs, "wd-glt": partial(wd_glt, every=False)}
 
 
 def graph_of(data: str, seed: int) -> Graph:

@@ -42,7 +42,7 @@ class Graph:
     def to(self, device: str) -> Graph:
         """The graph on "cpu", "cuda", or the better of both ("auto"). Raises ConfigError for one that is not there."""
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         try:
             return Graph(**{n: part.to(name) if isinstance(part, Tensor) else part for n, part in parts.items()})
         except (RuntimeError, AssertionError) as error:

@@ -36,7 +36,8 @@ def arxiv(folder: str | Path | None = None) -> Graph:
     masks = [_mask(root / "split" / "time" / f"{part}.csv", nodes) for part in PARTS]
     labels = torch.from_numpy(np.nan_to_num(y[:, 0], nan=-1).astype(np.int64))
     loops = edge_index[0] == edge_index[1]
-    return Graph(torch.from_numpy(x), labels, undirect(edge_index[:, ~loops], nodes), *masks, name="arxiv")
+    undirected = undirect(edge_index[:, ~loops], nodes)
+    return Graph(torch.from_numpy(x), labels, undirected, masks[0], masks[1], masks[2], name="arxiv")
 
 
 def _mask(path: Path, nodes: int) -> torch.Tensor:

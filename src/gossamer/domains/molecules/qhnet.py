@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,8 @@ class QHNet(SPHNet):
     ) -> None:
         shape = Shape(lmax, channels, layers, sparsity=0.0, seed=seed)
         super().__init__(layout, shape)
-        self.convolution = _Chain(shape, convolutions - 1)  # the first one is the lift
+        self.convolution: Any = _Chain(shape, convolutions - 1)  # type: ignore[assignment]  # the first one is the lift
+        layer: Any
         for layer in self.layers:
             layer.own.product, layer.between.product = (E3nnProduct(lmax, channels) for _ in range(2))
 
