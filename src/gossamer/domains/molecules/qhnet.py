@@ -64,7 +64,7 @@ class QHNet(SPHNet):
     ) -> None:
         shape = Shape(lmax, channels, layers, sparsity=0.0, seed=seed)
         super().__init__(layout, shape)
-        self.convolution: Any = _Chain(shape, convolutions - 1)  # type: ignore[assignment]  # the first one is the lift
+        self.convolution: Any = _Chain(shape, convolutions - 1)  # the first one is the lift
         layer: Any
         for layer in self.layers:
             layer.own.product, layer.between.product = (E3nnProduct(lmax, channels) for _ in range(2))
