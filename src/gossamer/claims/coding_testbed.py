@@ -185,7 +185,7 @@ def truncation(seed: int, mutant: str | None = None) -> dict[str, Any]:
             for name, (candidates, active) in (("truncated", narrow), ("exact", (10, 10))):
                 started = time.process_time()
                 options = {"n_candidates": candidates, "max_active": active, "steps": 60, "restarts": 2}
-                coder = fit("bsc", data.Y, seed, n_components=10, anneal=anneal, **options)
+                coder = fit("bsc", data.Y, seed, n_components=10, anneal=anneal, **options)  # type: ignore[arg-type]
                 seconds = time.process_time() - started
                 exact = coder.set_params(n_candidates=10, max_active=10).score(data.Y)
                 row[name] = described(coder, data.W) | {"likelihood": exact, "seconds": seconds}

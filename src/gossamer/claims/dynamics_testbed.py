@@ -51,7 +51,7 @@ def _train(arm: str, seed: int, mutant: str | None) -> dict[str, Any]:
     else:
         rank = magnitude if arm in ("magnitude", "once") else _random if mutant == "random_neurons" else None
         ladder, budget = (Ladder(1), Budget(0, 0, BUDGET.total(6))) if arm == "once" else (Ladder(), BUDGET)
-        model = sparsify(model, data, RELUS, schedule=ladder, budget=budget, seed=seed, rank=rank)
+        model = sparsify(model, data, RELUS, schedule=ladder, budget=budget, seed=seed, rank=rank)  # type: ignore[arg-type]
     state = {name: value.tolist() for name, value in model.state_dict().items()}
     return {"rmse": rmse(model, test), "deviation": float(test[1].std()), "widths": list(widths), "state": state,
             **model.counts()}  # fmt: skip

@@ -6,7 +6,7 @@ The fields are named as in PyTorch Geometric's `Data`, which may stand in a `Gra
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,9 +42,10 @@ class Graph:
     def to(self, device: str) -> Graph:
         """The graph on "cpu", "cuda", or the better of both ("auto"). Raises ConfigError for one that is not there."""
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
         try:
-            return Graph(**{n: part.to(name) if isinstance(part, Tensor) else part for n, part in parts.items()})
+            moved: dict[str, Any] = {n: part.to(name) for n, part in parts.items() if isinstance(part, Tensor)}
+            return replace(self, **moved)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"cannot use the device {device!r}: {error}") from error
 
