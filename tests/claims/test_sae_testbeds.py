@@ -1,5 +1,7 @@
 """The testbeds of the sparse-autoencoder claims, with few steps; whole claims run in reproduce."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -44,12 +46,12 @@ def test_every_kind_runs_on_a_language_model(monkeypatch):
     held = [torch.randint(256, (4, 32))]
     made = sae_activations_testbed.Material(model, torch.randn(2048, 64), torch.randn(512, 64), held)
     monkeypatch.setattr(sae_activations_testbed, "shakespeare", lambda: made)
-    whole = sae_activations_testbed._fitted
+    whole = sae_activations_testbed.fit_variant
 
-    def short(x, select, plan, seed, features, batch, steps, prefixes=None):
-        return whole(x, select, plan, seed, features, batch, 6, prefixes)
+    def short(name, k, data, budget):
+        return whole(name, k, data, replace(budget, steps=6))
 
-    monkeypatch.setattr(sae_activations_testbed, "_fitted", short)
+    monkeypatch.setattr(sae_activations_testbed, "fit_variant", short)
     for name in sae_activations_testbed.KINDS:
         row = sae_activations_testbed.language_arm(name, 4, 0)
         assert row["fvu"] > 0
