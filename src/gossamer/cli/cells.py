@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gossamer.cli.console import print_json, print_table, say
+from gossamer.cli.jobs import run_all, slots_of
 from gossamer.cli.options import DataDir, Json, use_data
-from gossamer.errors import GossamerError, MissingExtra
+from gossamer.errors import MissingExtra
 
 if TYPE_CHECKING:
     from gossamer.architectures.cell_study import CellStudy
@@ -42,7 +42,7 @@ def dass(
     """
     from gossamer.architectures import cell_study
     from gossamer.cli.search import settings, spoken
-    from gossamer.runs.sweep import Job, sweep
+    from gossamer.runs.sweep import Job
 
     use_data(data_dir)
     given: dict[str, Any] = {"keep": keep, "order": order, "data": data}
@@ -50,13 +50,10 @@ def dass(
     study = cell_study.preset(preset, **changes)
     _check(study, spoken)
     jobs = [Job(f"s{seed}", {"study": study.as_json(), "seed": seed}) for seed in range(seeds)]
-    slots = tuple(devices.split(",")) if devices else ("cpu",) * (workers or os.cpu_count() or 1)
+    slots = slots_of(workers, devices)
     say(f"{seeds} seeds of {sum(study.search)} steps of search for two searches, in {output}")
-    done = sweep(jobs, run_job, output / "runs", slots, lambda name, failure: say(f"  {name}: {failure or 'done'}"))
-    if done.failures:
-        name, reason = next(iter(done.failures.items()))
-        raise GossamerError(f"{len(done.failures)} of {seeds} seeds failed; {name}: {reason}")
-    _report(study, [done.results[job.name] for job in jobs], output, as_json)
+    results = run_all(jobs, run_job, output / "runs", slots)
+    _report(study, [results[job.name] for job in jobs], output, as_json)
 
 
 def _check(study: CellStudy, spoken: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from gossamer.cli.console import print_json, print_table, say
+from gossamer.cli.jobs import run_all, slots_of
 from gossamer.cli.options import DataDir, Json, use_data
-from gossamer.errors import GossamerError, MissingExtra
+from gossamer.errors import MissingExtra
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -45,7 +45,7 @@ def layers(
     """
     from gossamer.architectures import layer_choice
     from gossamer.cli.search import settings
-    from gossamer.runs.sweep import Job, sweep
+    from gossamer.runs.sweep import Job
 
     use_data(data_dir)
     training = dict(layer_choice.LayerChoice().training) | {"data": data, "model": model, "steps": steps}
@@ -61,13 +61,10 @@ def layers(
         say("note: NSGA-II is left out; it comes with pip install 'gossamer[search]'")
     config = {"choice": choice.as_json(), "arms": arms}
     jobs = [Job(f"s{seed}", config | {"seed": seed}) for seed in range(seeds)]
-    slots = tuple(devices.split(",")) if devices else ("cpu",) * (workers or os.cpu_count() or 1)
+    slots = slots_of(workers, devices)
     say(f"{seeds} seeds, {budget} networks of {steps} steps for each of {', '.join(arms)}, in {output}")
-    done = sweep(jobs, run_job, output / "runs", slots, lambda name, failure: say(f"  {name}: {failure or 'done'}"))
-    if done.failures:
-        name, reason = next(iter(done.failures.items()))
-        raise GossamerError(f"{len(done.failures)} of {seeds} seeds failed; {name}: {reason}")
-    _report([done.results[job.name] for job in jobs], arms, output, as_json)
+    results = run_all(jobs, run_job, output / "runs", slots)
+    _report([results[job.name] for job in jobs], arms, output, as_json)
 
 
 def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]:

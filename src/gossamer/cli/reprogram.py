@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gossamer.cli.console import print_json, print_table, say
+from gossamer.cli.jobs import run_all, slots_of
 from gossamer.cli.options import DataDir, Json, use_data
-from gossamer.errors import ConfigError, GossamerError, MissingExtra
+from gossamer.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from gossamer.reuse.reprogramming.study import Sources, TransferStudy
@@ -50,7 +50,7 @@ def reprogram(
     """
     from gossamer.cli.search import settings
     from gossamer.reuse.reprogramming.study import TransferStudy
-    from gossamer.runs.sweep import Job, sweep
+    from gossamer.runs.sweep import Job
 
     use_data(data_dir)
     study = TransferStudy.from_json(
@@ -64,13 +64,10 @@ def reprogram(
     _check(study, folders)
     config = {"study": study.as_json(), "sources": folders}
     jobs = [Job(f"s{seed}", config | {"seed": seed}) for seed in range(seeds)]
-    slots = ("cpu",) * (workers or os.cpu_count() or 1)
+    slots = slots_of(workers)
     say(f"{seeds} seeds to {data}, {len(slots)} at a time, in {output}")
-    done = sweep(jobs, run_job, output / "runs", slots, lambda name, failure: say(f"  {name}: {failure or 'done'}"))
-    if done.failures:
-        name, reason = next(iter(done.failures.items()))
-        raise GossamerError(f"{len(done.failures)} of {seeds} seeds failed; {name}: {reason}")
-    _report([done.results[job.name] for job in jobs], data, output, as_json)
+    results = run_all(jobs, run_job, output / "runs", slots)
+    _report([results[job.name] for job in jobs], data, output, as_json)
 
 
 def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,10 @@ import typer
 from gossamer.cli.cells import dass
 from gossamer.cli.console import print_json, print_table, say
 from gossamer.cli.flows import gflownet
+from gossamer.cli.jobs import run_all, slots_of
 from gossamer.cli.layers import layers
 from gossamer.cli.options import DataDir, Json, use_data
-from gossamer.errors import ConfigError, GossamerError, MissingExtra
+from gossamer.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from gossamer.architectures.paired import Compared
@@ -61,22 +61,17 @@ def random(
 
     Example: gossamer search random --sparsity 0.5,0.9 --seeds 10 --standardise --set 'optim={"lr": 0.05}'
     """
-    from gossamer.runs.sweep import sweep
-
     use_data(data_dir)
     own = {"data": data, "space": space, "draws": draws, "score": score, "steps": steps, "score_steps": steps}
     own |= {"standardise": standardise}
     own |= {"model": model} | ({} if model == "mlp" else {"model_options": {}})
     with spoken():
         studies = {level: _study(own | {"sparsity": level} | settings(sets)) for level in _numbers(sparsities)}
-    slots = tuple(devices.split(",")) if devices else ("cpu",) * (workers or os.cpu_count() or 1)
+    slots = slots_of(workers, devices)
     jobs = [entry for level, study in studies.items() for entry in _jobs(level, study, seeds)]
     say(f"{len(jobs)} comparisons of {steps} steps, {len(slots)} at a time, in {output}")
-    done = sweep(jobs, run_job, output / "runs", slots, lambda name, failure: say(f"  {name}: {failure or 'done'}"))
-    if done.failures:
-        name, reason = next(iter(done.failures.items()))
-        raise GossamerError(f"{len(done.failures)} of {len(jobs)} comparisons failed; {name}: {reason}")
-    rows = {level: [done.results[entry.name] for entry in _jobs(level, s, seeds)] for level, s in studies.items()}
+    results = run_all(jobs, run_job, output / "runs", slots)
+    rows = {level: [results[entry.name] for entry in _jobs(level, s, seeds)] for level, s in studies.items()}
     _report(studies, rows, margin, output, as_json)
 
 
