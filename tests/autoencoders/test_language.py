@@ -93,7 +93,7 @@ def test_the_survey_finds_the_largest_activations(model, path, sae, tmp_path):
     page = write_page(tmp_path / "page.html", "Features <x>", found, {"FVU": "0.1"}, "gossamer sae browse").read_text()
     assert "http" not in page
     assert "Features &lt;x&gt;" in page
-    assert page.count('<section class="card"') == 5
+    assert page.count("<section data-index") == 5
     chosen = survey(model, "blocks.0", sae, iter(blocks), features=[7, 2])
     assert [feature.index for feature in chosen.features] == [7, 2]
 

@@ -194,7 +194,7 @@ def test_the_report_and_its_page(tmp_path):
     assert len(rows) == 2 * 2 * 2 * 2
     assert {row.upstream for row in rows if row.model == "dense"} == {0.9}
     page = write_page(tmp_path / "transfer.html", rows).read_text()
-    shown = json.loads(re.search(r'<script type="application/json" id="rows">(.*?)</script>', page).group(1))
+    shown = json.loads(re.search(r'<script type="application/json" id="record">(.*?)</script>', page).group(1))
     assert shown == [row.as_json() for row in rows]
     assert "http" not in re.sub(r'xmlns[:\w]*="[^"]*"|<metadata>.*?</metadata>', "", page, flags=re.S)
 

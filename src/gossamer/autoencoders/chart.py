@@ -8,24 +8,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from gossamer.runs.files import write_text
+from gossamer.runs.document import section, table, write_document
 
 _COLOURS = ("#3b6fb6", "#c2553a", "#3f9a64", "#8a5fb0", "#b58a1c", "#3aa0ab", "#b64b86", "#6f7885")
 _DASHES = ("", "6 3", "2 3")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _TOP = 760, 430, 62, 150, 46, 12
 _STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#1d2430, #dfe3ea); --faint: light-dark(#717b8b, #8b95a4);
-  --line: light-dark(#e3e6ec, #333a45); --paper: light-dark(#f6f7f9, #14171c); --card: light-dark(#fff, #1c2128); }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0; color: var(--ink); background: var(--paper); }
-main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; } h1 { font-size: 1.5rem; margin: 0 0 .3rem; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem;
-  margin: 1rem 0; overflow-x: auto; } .faint { color: var(--faint); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
-th { font-weight: 500; color: var(--faint); } th:first-child, td:first-child { text-align: left; }
-svg { display: block; width: 100%; height: auto; } svg text { fill: var(--faint); font-size: 12px; }
-svg .grid { stroke: var(--line); } svg .name { fill: var(--ink); }
-code { font: 12px ui-monospace, monospace; overflow-wrap: anywhere; }
+svg text { fill: var(--soft); font-size: 12px; } svg .grid { stroke: var(--line); } svg .name { fill: var(--ink); }
 """
 
 
@@ -39,20 +28,13 @@ def write_curves(
         command: that made the page.
     """
     names = [name for name in rows[0] if name != "kind"]
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in ("kind", *names))
-    body = "".join(
-        f"<tr><td>{escape(row['kind'])}</td>" + "".join(f"<td>{_shown(row[name])}</td>" for name in names) + "</tr>"
-        for row in rows
+    figures = table(
+        [name.replace("_", " ") for name in ("kind", *names)],
+        [[row["kind"], *(_shown(row[name]) for name in names)] for row in rows],
     )
-    said = " · ".join(f"{escape(name)} {escape(value)}" for name, value in facts.items())
-    made = f'<p class="faint">Made by <code>{escape(command)}</code></p>' if command else ""
-    page = (
-        f'<main><h1>{escape(title)}</h1><div class="faint">{said}</div><div class="card">{chart(rows)}</div>'
-        f'<div class="card"><table><tr>{head}</tr>{body}</table></div>{made}</main>'
-    )
-    meta = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    write_text(Path(path), f'<!doctype html><html lang="en"><head>{meta}<style>{_STYLE}</style></head>{page}</html>')
-    return Path(path)
+    said = " · ".join(f"{name} {value}" for name, value in facts.items())
+    body = section("", chart(rows)) + section("", figures)
+    return write_document(path, title, body, lead=said, style=_STYLE, command=command)
 
 
 def chart(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -121,4 +103,4 @@ class _Axis:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,35 +7,25 @@ from html import escape
 from pathlib import Path
 
 from gossamer.autoencoders.examples import Example, Feature, Survey
-from gossamer.runs.files import write_text
+from gossamer.runs.document import facts as pairs
+from gossamer.runs.document import section, write_document
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#1d2430, #dfe3ea); --faint: light-dark(#8a93a3, #78818f);
-  --line: light-dark(#e3e6ec, #333a45); --paper: light-dark(#f6f7f9, #14171c); --card: light-dark(#fff, #1c2128);
-  --hot: 20 110 200; }
+:root { --hot: 20 110 200; }
 @media (prefers-color-scheme: dark) { :root { --hot: 90 170 255; } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0; color: var(--ink); background: var(--paper); }
-main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.05rem; margin: 0; }
-.faint { color: var(--faint); }
-.top { display: grid; grid-template-columns: minmax(16rem, 22rem) 1fr; gap: 1rem; margin: 1rem 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1.1rem;
-  margin-bottom: 1rem; }
-.top .card { margin: 0; } table { border-collapse: collapse; width: 100%; }
-th { text-align: left; font-weight: 400; color: var(--faint); padding: .15rem 0; }
-td { text-align: right; font-variant-numeric: tabular-nums; }
-.tools { position: sticky; top: 0; background: var(--paper); padding: .6rem 0; display: flex; gap: .6rem; z-index: 1; }
+main { max-width: 76rem; } h2 { margin: 0; }
+.top { display: grid; grid-template-columns: minmax(16rem, 22rem) 1fr; gap: 1rem; }
+.tools { position: sticky; top: 0; background: var(--paper); padding: .6rem 0; margin-top: 1rem; display: flex;
+  gap: .6rem; z-index: 1; }
 .tools input, .tools select { font: inherit; padding: .35rem .6rem; border: 1px solid var(--line); border-radius: 8px;
-  background: var(--card); color: inherit; } .tools input { flex: 1; }
+  background: var(--panel); color: inherit; } .tools input { flex: 1; }
 .head { display: flex; gap: 1rem; align-items: center; flex-wrap: wrap; margin-bottom: .5rem; }
 .head svg { margin-left: auto; }
 .text { font: 13px/1.7 ui-monospace, monospace; white-space: pre; overflow-x: auto; border-top: 1px solid var(--line);
   padding: .15rem 0; } .text b { font-weight: 400; border-radius: 3px; }
 .text b.peak { outline: 1px solid rgb(var(--hot)); }
-code { font: 12px ui-monospace, monospace; background: rgb(128 128 128 / .15); border-radius: 4px;
-  padding: .05rem .3rem; white-space: pre; }
-svg text { fill: var(--faint); font-size: 11px; } svg rect { fill: rgb(var(--hot)); }
-svg line { stroke: var(--line); }
+code { background: rgb(128 128 128 / .15); border-radius: 4px; padding: .05rem .3rem; white-space: pre; }
+svg text { fill: var(--soft); font-size: 11px; } svg rect { fill: rgb(var(--hot)); } svg line { stroke: var(--line); }
 @media (max-width: 50rem) { .top { grid-template-columns: 1fr; } }
 """
 _SCRIPT = """
@@ -60,34 +50,31 @@ def write_page(path: str | Path, title: str, found: Survey, facts: Mapping[str, 
     Args:
         facts: name -> text, shown at the top, such as FVU and L0. command: that made the page.
     """
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
     cards = "".join(_card(feature) for feature in found.features)
-    made = f'<p class="faint">Made by <code>{escape(command)}</code></p>' if command else ""
+    density = section("Density of features", _histogram(found))
     body = (
-        f'<main><h1>{escape(title)}</h1><div class="faint">{len(found.density)} features over {found.tokens} tokens; '
-        f"{len(found.features)} of them below, with the text that activates them most</div>"
-        f'<div class="top"><div class="card"><table>{rows}</table></div>'
-        f'<div class="card"><h2>Density of features</h2>{_histogram(found)}</div></div>'
+        f'<div class="top">{section("Autoencoder", pairs(facts))}{density}</div>'
         '<div class="tools"><input id="find" placeholder="Find text, or #number of a feature" '
         'aria-label="Find text or a feature"><select id="order" aria-label="Order">'
         '<option value="density">by density</option><option value="largest">by largest activation</option>'
-        f'<option value="index">by number</option></select></div><div id="features">{cards}</div>{made}</main>'
+        f'<option value="index">by number</option></select></div><div id="features">{cards}</div>'
     )
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    page = f'<!doctype html><html lang="en"><head>{head}<style>{_STYLE}</style></head><body>{body}'
-    write_text(Path(path), f"{page}<script>{_SCRIPT}</script></body></html>")
-    return Path(path)
+    lead = (
+        f"{len(found.density)} features over {found.tokens} tokens; {len(found.features)} of them below, with the text "
+        "that activates them most"
+    )
+    return write_document(path, title, body, lead=lead, style=_STYLE, script=_SCRIPT, command=command)
 
 
 def _card(feature: Feature) -> str:
     texts = "".join(_text(example, feature.largest) for example in feature.examples)
     logits = ""
     if feature.promotes:
-        logits = f'<span class="faint">raises {_tokens(feature.promotes)} lowers {_tokens(feature.demotes)}</span>'
+        logits = f'<span class="soft">raises {_tokens(feature.promotes)} lowers {_tokens(feature.demotes)}</span>'
     return (
-        f'<section class="card" data-index="{feature.index}" data-density="{feature.density}" '
+        f'<section data-index="{feature.index}" data-density="{feature.density}" '
         f'data-largest="{feature.largest}"><div class="head"><h2>#{feature.index}</h2>'
-        f'<span class="faint">on {feature.density:.2%} of tokens, up to {feature.largest:.3g}</span>{logits}'
+        f'<span class="soft">on {feature.density:.2%} of tokens, up to {feature.largest:.3g}</span>{logits}'
         f"{_bars(feature.heights)}</div>{texts}</section>"
     )
 

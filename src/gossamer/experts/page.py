@@ -6,20 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from gossamer.runs.files import write_text
+from gossamer.runs.document import facts as pairs
+from gossamer.runs.document import section, write_document
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#1d2430, #dfe3ea); --faint: light-dark(#717b8b, #8b95a4);
-  --line: light-dark(#e3e6ec, #333a45); --paper: light-dark(#f6f7f9, #14171c); --card: light-dark(#fff, #1c2128); }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0; color: var(--ink); background: var(--paper); }
-main { max-width: 70rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; } h1 { font-size: 1.5rem; margin: 0 0 .3rem; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1.1rem;
-  margin: 1rem 0; overflow-x: auto; } .faint { color: var(--faint); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 500; color: var(--faint); } th:first-child, td:first-child { text-align: left; }
-td.load { min-width: 3.2rem; text-align: center; }
-"""
+_STYLE = "td.load { min-width: 3.2rem; text-align: center; }"
 
 
 def write_page(path: str | Path, title: str, report: dict[str, Any], facts: dict[str, str], command: str = "") -> Path:
@@ -29,7 +19,6 @@ def write_page(path: str | Path, title: str, report: dict[str, Any], facts: dict
         report: of `evaluate.moe_report`; without loads where it saw no data. facts: name -> text, on top.
         command: that made the page.
     """
-    said = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
     layers = report["layers"]
     loaded = any("load" in layer for layer in layers.values())
     widest = max(len(layer.get("load", ())) for layer in layers.values())
@@ -42,14 +31,12 @@ def write_page(path: str | Path, title: str, report: dict[str, Any], facts: dict
             "Share of the pairs of tokens and experts that went to each expert. Entropy of the mean gate: 1 where all "
             f"experts are as likely. {note}"
         )
-    made = f'<p class="faint">Made by <code>{escape(command)}</code></p>' if command else ""
-    page = (
-        f'<main><h1>{escape(title)}</h1><div class="card"><table>{said}</table></div><div class="card"><table><tr>'
-        f'<th>layer</th><th>likeness</th>{more}</tr>{body}</table><p class="faint">{note}</p></div>{made}</main>'
+    layers_table = (
+        f'<div class="scroll"><table><thead><tr><th>layer</th><th>likeness</th>{more}</tr></thead>'
+        f'<tbody>{body}</tbody></table></div><p class="note">{note}</p>'
     )
-    meta = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    write_text(Path(path), f'<!doctype html><html lang="en"><head>{meta}<style>{_STYLE}</style></head>{page}</html>')
-    return Path(path)
+    content = section("Model", pairs(facts)) + section("Experts", layers_table)
+    return write_document(path, title, content, style=_STYLE, command=command)
 
 
 def _row(name: str, layer: dict[str, Any], widest: int, loaded: bool) -> str:

@@ -14,6 +14,7 @@ from gossamer.report import figures
 from gossamer.report.card import Comparison, ReportCard, comparison
 from gossamer.report.compare import ABSENT, difference
 from gossamer.report.lint import RULES, lint
+from gossamer.runs.document import house_style
 from gossamer.runs.files import write_text
 
 _FRACTIONS = ("acc", "auroc", "ece", "top")
@@ -54,6 +55,7 @@ def _view(shown: Comparison) -> dict[str, Any]:
         "comparison": shown,
         "cards": cards,
         "version": __version__,
+        "style": house_style(),
         "scale": scale,
         "metric": cards[0].metric + (" (%)" if scale == 100 else ""),
         "differences": {card.method: difference(card, shown.dense) for card in cards},

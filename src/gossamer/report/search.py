@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from gossamer.architectures.space import View
 from gossamer.report.figures import _FAINT, _INK, _PAPER, _canvas, _inline, colour
-from gossamer.runs.files import write_text
+from gossamer.runs.document import section, write_document
+from gossamer.runs.document import table as cells
 
 Lines = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]  # name -> (x, y) of each seed
 
@@ -28,24 +27,9 @@ def write_page(
     Args:
         lead: a sentence under the title. table: headings and rows. figures: caption -> SVG. command: that made it.
     """
-    template = files("gossamer.report").joinpath("page.html").read_text(encoding="utf-8")
-    style = template[template.index("<style>") : template.index("</style>")]
-    head = "".join(f"<th>{escape(name)}</th>" for name in table[0])
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table[1])
-    drawn = "".join(
-        f"<section><h2>{escape(name)}</h2><figure>{svg}</figure></section>" for name, svg in figures.items()
-    )
-    made = f"<p class='note'>Made by <code>{escape(command)}</code></p>" if command else ""
-    write_text(
-        path,
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title>{style}</style></head><body><main><h1>{escape(title)}</h1>"
-        f'<p class="lead">{escape(lead)}</p><section><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div></section><div class="two">{drawn}</div>{made}</main></body></html>\n',
-    )
-    return path
+    drawn = "".join(section(name, f"<figure>{svg}</figure>") for name, svg in figures.items())
+    body = f'{section("", cells(*table))}<div class="two">{drawn}</div>'
+    return write_document(path, title, body, lead=lead, command=command)
 
 
 def lines_chart(name: str, lines: Lines, x_label: str, y_label: str, *, logarithmic: bool = False) -> str:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, MissingExtra
-from ...runs.files import atomic, write_text
+from ...runs.document import picture, section, table, write_document
+from ...runs.files import atomic
 from .budgets import Point
 from .encode import Encoded
 from .identify import Finding, SparseReport
 from .simulate import Result
 
 _INK = ("#0b6e99", "#c44e28", "#3c7d3c", "#7a4fa3", "#b58900", "#555555", "#c2185b", "#00838f")
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
-  color: light-dark(#222, #ddd); background: light-dark(#fff, #181818); color-scheme: light dark; }
-table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #8886; }
-td:first-child, th:first-child, td:last-child, th:last-child { text-align: left; }
-img { width: 100%; height: auto; background: #fff; }
-"""
 SHOWN = 8  # models that a picture shows
 SPAN = 3  # a panel with rates further apart than this factor is logarithmic
 
@@ -110,7 +102,7 @@ def _stems(panel: Any, finding: Finding, history: int) -> None:
 
 
 def write_page(
-    path: str | Path, report: SparseReport, table: Encoded, results: Sequence[Result], command: str = ""
+    path: str | Path, report: SparseReport, encoding: Encoded, results: Sequence[Result], command: str = ""
 ) -> Path:
     """One HTML file: what the hybrid does to the misses, where the weights lie, and every branch that was tried."""
     title = f"Sparse correlations in {report.trace.name}"
@@ -126,8 +118,8 @@ def write_page(
         for r in results
         if first
     ]
-    encoded = {finding.pc for finding in table.findings}
-    reasons = dict(table.dropped)
+    encoded = {finding.pc for finding in encoding.findings}
+    reasons = dict(encoding.dropped)
     tried = [
         (
             f"{f.pc:#x}",
@@ -140,27 +132,13 @@ def write_page(
         )
         for f in report.findings
     ]
-    picture = base64.b64encode(weights_picture(report)).decode() if report.sparse else ""
-    body = (
-        f"<h1>{escape(title)}</h1>"
-        f"<p>Misses on the {results[0].branches} branches behind the profile of {report.profile}; the table takes "
-        f"{table.side.bits} bits.</p>"
-        + _table(("predictor", "KB", "misses", "% of branches", "against the first"), rows)
-        + (
-            f'<h2>Where the weights lie</h2><img alt="weights by position" src="data:image/png;base64,{picture}">'
-            if picture
-            else ""
-        )
-        + "<h2>Branches that were tried</h2>"
-        + _table(("branch", "executed", "misses", "predictor", "model", "terms", "verdict"), tried)
-        + (f"<p>Made by <code>{escape(command)}</code></p>" if command else "")
+    lead = (
+        f"Misses on the {results[0].branches} branches behind the profile of {report.profile}; the table takes "
+        f"{encoding.side.bits} bits."
     )
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    write_text(Path(path), f'<!doctype html><html lang="en"><head>{head}<style>{_STYLE}</style></head>{body}</html>')
-    return Path(path)
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{lines}</table>"
+    body = section("Predictors", table(("predictor", "KB", "misses", "% of branches", "against the first"), rows))
+    if report.sparse:
+        body += section("Where the weights lie", picture(weights_picture(report), "weights by position"))
+    names = ("branch", "executed", "misses", "predictor", "model", "terms", "verdict")
+    body += section("Branches that were tried", table(names, tried, left=(0, 6)))
+    return write_document(path, title, body, lead=lead, command=command)

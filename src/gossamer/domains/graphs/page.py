@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,9 @@ import torch
 from torch import Tensor
 
 from ...errors import MissingExtra
-from ...runs.files import write_text
+from ...runs.document import picture, section, table, write_document
 
 DRAWN = 300  # nodes of the largest graph that is drawn; of larger ones only degrees are shown
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; }
-img { width: 100%; height: auto; } table { border-collapse: collapse; }
-td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #8886; } th:first-child { text-align: left; }
-"""
 
 
 def structure_page(
@@ -34,23 +27,12 @@ def structure_page(
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    picture = base64.b64encode(draw(graphs, nodes)).decode()
     names = next(iter(figures.values()))
-    head = "".join(f"<th>{escape(name)}</th>" for name in figures)
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{row[name]:.4g}</td>" for row in figures.values()) + "</tr>"
-        for name in names
-    )
-    write_text(
-        Path(path),
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>Edges of {escape(title)}</h1>"
-        f'<img alt="the graph before and after" src="data:image/png;base64,{picture}">'
-        f"<table><tr><th></th>{head}</tr>{rows}</table>"
-        "<p>Random edges of the same number stand beside, since they are often as good.</p></body></html>",
-    )
-    return Path(path)
+    rows = [[name, *(f"{row[name]:.4g}" for row in figures.values())] for name in names]
+    body = section("", picture(draw(graphs, nodes), "the graph before and after"))
+    body += section("", table(("", *figures), rows))
+    lead = "Random edges of the same number stand beside, since they are often as good."
+    return write_document(path, f"Edges of {title}", body, lead=lead)
 
 
 def draw(graphs: Mapping[str, Tensor], nodes: int, y: Tensor | None = None) -> bytes:

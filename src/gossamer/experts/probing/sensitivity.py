@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ...errors import ConfigError, MissingExtra, unknown
-from ...runs.files import write_text
+from ...runs.document import section, table, write_document
 from .calibration import Calibration
 from .components import Component, check_disjoint
 from .cuts import Cut, cut_depth, cut_heads, cut_width
@@ -42,29 +41,16 @@ class Sensitivity:
 
     def write_page(self, path: Path, title: str = "Sensitivity to cuts") -> Path:
         """A self-contained page with a chart and the table. Raises MissingExtra without matplotlib."""
-        write_text(
-            path,
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-            "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:0 auto;padding:2rem 1.2rem}"
-            "table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.3rem .7rem;"
-            "text-align:right;border-bottom:1px solid #ddd}th:first-child,td:first-child,td:nth-child(2)"
-            "{text-align:left}svg{max-width:100%}"
-            f"</style><h1>{escape(title)}</h1>{self._chart()}{self._table()}</html>",
-        )
-        return path
+        return write_document(path, title, section("", self._chart()) + section("", self._table()))
 
     def _table(self) -> str:
         names = list(self.whole)
-        head = "".join(f"<th>{escape(n)}</th>" for n in ("component", "cut", "keep", "parameters removed", *names))
-        whole = "<tr><td>whole</td><td></td><td></td><td>0</td>" + "".join(
-            f"<td>{self.whole[n]:.4g}</td>" for n in names
-        )
-        body = [
-            f"<tr><td>{escape(r['component'])}</td><td>{escape(r['cut'])}</td><td>{r['keep']:.0%}</td>"
-            f"<td>{r['removed']:,}</td>" + "".join(f"<td>{r[n]:.4g}</td>" for n in names) + "</tr>"
+        rows = [["whole", "", "", "0", *(f"{self.whole[n]:.4g}" for n in names)]]
+        rows += [
+            [r["component"], r["cut"], f"{r['keep']:.0%}", f"{r['removed']:,}", *(f"{r[n]:.4g}" for n in names)]
             for r in self.rows
         ]
-        return f"<table><tr>{head}</tr>{whole}</tr>{''.join(body)}</table>"
+        return table(("component", "cut", "keep", "parameters removed", *names), rows, left=(0, 1))
 
     def _chart(self) -> str:
         try:

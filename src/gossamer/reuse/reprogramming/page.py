@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from statistics import mean, stdev
 
 from ...errors import MissingExtra
-from ...runs.files import write_text
+from ...runs.document import section, table, write_document
 from .transfer import Row
 
-_STYLE = """
-body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.2rem; font: 16px/1.5 system-ui, sans-serif; color: #1c1f24; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #dcdad3; }
-th:nth-child(-n+4), td:nth-child(-n+4) { text-align: left; } thead th { color: #5b626d; font-size: .85rem; }
-svg { max-width: 100%; height: auto; } .soft { color: #5b626d; }
-"""
 Key = tuple[str, str, int | None, str]
 
 
@@ -33,28 +24,13 @@ def grouped(rows: Sequence[Row]) -> dict[Key, list[Row]]:
 
 def write_page(path: Path, rows: Sequence[Row], title: str = "Transfer of sparse models") -> Path:
     """Write the page. Raises MissingExtra without matplotlib."""
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        '<p class="soft">Prompt: the frozen network behind a learned border of pixels and a map of its labels. Probe: '
-        "a new linear head. The two see pictures of different sizes, so compare models within a way.</p>",
-        _chart(rows),
-        _table(rows),
-    ]
-    data = json.dumps([row.as_json() for row in rows])
-    write_text(
-        path,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
-        + "".join(body)
-        + f'<script type="application/json" id="rows">{data.replace("<", chr(92) + "u003c")}</script></html>',
+    lead = (
+        "Prompt: the frozen network behind a learned border of pixels and a map of its labels. Probe: a new linear "
+        "head. The two see pictures of different sizes, so compare models within a way."
     )
-    return path
-
-
-def _table(rows: Sequence[Row]) -> str:
     head = ("target", "way", "shots per class", "model", "upstream", "accuracy", "ECE", "NLL")
-    lines = ["<table><thead><tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr></thead><tbody>"]
-    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in _cells(rows)]
-    return "".join(lines) + "</tbody></table>"
+    body = section("", _chart(rows)) + section("", table(head, list(_cells(rows)), left=range(4)))
+    return write_document(path, title, body, lead=lead, record=[row.as_json() for row in rows])
 
 
 def _cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
@@ -63,10 +39,10 @@ def _cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
         scores = [100 * row.accuracy for row in found]
         spread = f" ± {stdev(scores):.1f}" if len(scores) > 1 else ""
         yield (
-            escape(target),
+            target,
             way,
             str(shots or "all"),
-            escape(model),
+            model,
             upstream,
             f"{mean(scores):.1f}{spread} %",
             f"{100 * mean(row.ece for row in found):.1f} %",
