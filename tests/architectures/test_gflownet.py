@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from gossamer.architectures import Evaluator, OneOf, SearchSpace, Subset
+from gossamer.architectures.cells import cell_space
 from gossamer.architectures.gflownet import (
     Flow,
     GFlowNet,
@@ -32,6 +33,7 @@ from gossamer.architectures.gflownet.balance import log_inflow, loss, parents_kl
 from gossamer.architectures.gflownet.memory import Memory
 from gossamer.architectures.gflownet.order import layers
 from gossamer.architectures.gflownet.rollout import Logs, backward, sample
+from gossamer.architectures.random_search import random_search
 from gossamer.errors import ConfigError, NumericsError, ShapeError
 
 SPACE = SearchSpace((OneOf("a", ("x", "y")), OneOf("b", ("x", "y", "z")), OneOf("c", ("x", "y"))))
@@ -42,6 +44,32 @@ ENVS = {
     "words": Sequences(3, 3),
     "slots": SlotFill(SPACE),
 }
+
+
+class Stuck(HyperGrid):
+    """Nothing may be done in the last corner."""
+
+    def legal(self, states):
+        return super().legal(states) & (states < self.side - 1).any(1, keepdim=True)
+
+
+class Lost(HyperGrid):
+    """The last corner is an object, and no action leads there."""
+
+    def legal(self, states):
+        allowed = super().legal(states)
+        near = states.sum(1) == 2 * self.side - 3
+        return torch.cat([allowed[:, :-1] & ~near[:, None], allowed[:, -1:]], 1)
+
+
+class Endless(HyperGrid):
+    """From an edge one comes out on the other side."""
+
+    def legal(self, states):
+        return torch.ones(len(states), self.actions, dtype=torch.bool)
+
+    def step(self, states, actions):
+        return super().step(states, actions) % self.side
 
 
 def random_policy(env, **options):
@@ -327,6 +355,25 @@ def test_the_published_space_has_the_published_size():
     fit(policy, lambda s: s.double().sum(1), Flow(kl=0.1), Training(steps=3, batch=8, lr=1e-3, replay=0.5, clip=10.0))
 
 
+def test_the_space_of_cells_is_searched_by_chance_and_by_a_gflownet_alike():
+    space = cell_space()
+    assert SlotFill(space).size == 2**2 * 4**2 * 7**2 * 11**2 * 8**16  # and an empty slot each; beyond 64 bits
+    with pytest.raises(ConfigError, match="states are too many"):
+        Tabular(SlotFill(space))
+
+    def convolutions(architecture):
+        return sum("conv" in str(v) for v in space.describe(architecture).values())
+
+    for search in (
+        lambda e: search_gflownet(e, warm=6, fresh=3, updates=3),
+        lambda e: random_search(space, draws=20, evaluator=e),
+    ):
+        evaluator = Evaluator(space, convolutions, 12, goal="max")
+        search(evaluator)
+        assert evaluator.spent == 12
+        assert space.view(evaluator.best.architecture).edges
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -349,6 +396,11 @@ def test_the_published_space_has_the_published_size():
         ),
         (lambda: Flow(decay=0.0), ConfigError, "decay of lengths"),
         (lambda: Flow("mb"), ConfigError, "one of .*tb.*got 'mb'"),
+        (lambda: Flow(order=None, beta=-1.0), ConfigError, "exponent of the reward, must be positive, got -1"),
+        (lambda: Flow("db", weight=-1.0), ConfigError, "weight and kl must be finite"),
+        (lambda: GFlowNet(Stuck(3, 2)), ConfigError, r"Stuck: in state \[2, 2\] nothing is legal"),
+        (lambda: GFlowNet(Lost(3, 2)), ConfigError, r"no way leads from the start to the object \[2, 2\]"),
+        (lambda: GFlowNet(Endless(3, 2)), ConfigError, "ways must end"),
         (lambda: OrderLoss("best"), ConfigError, "'batch' or 'global'"),
         (lambda: OrderLoss(max_gap=0.0), ConfigError, "max_gap must be positive"),
         (

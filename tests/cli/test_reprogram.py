@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.timeout(300)  # a process for each seed, on a machine that may be busy
 
@@ -22,7 +23,13 @@ def test_tickets_are_drawn_adapted_and_kept(gossamer, tmp_path):
     assert density["dense"] == pytest.approx(1, abs=1e-3)
     head, hidden = 16 * 10, 64 * 16 + 16 * 16
     assert density["90 %"] == pytest.approx((head + 0.1 * hidden) / (head + hidden), abs=2e-3)
-    assert "<svg" in (tmp_path / "transfer.html").read_text()
+    page = (tmp_path / "transfer.html").read_text()
+    assert "<svg" in page
+    assert page.index("Learned prompts") < page.index("data:image/png;base64,") < page.index("</main>")
+    seen = load_file(tmp_path / "runs" / "s0" / "prompts.safetensors")
+    assert {name: tuple(value.shape) for name, value in seen.items()} == {
+        f"{shots} {model}": (1, 8, 8) for shots in ("all", 3) for model in ("dense", "90 %")
+    }
     kept = tmp_path / "runs" / "s0" / "sweep.json"
     before = kept.stat().st_mtime_ns
     again = gossamer("reprogram", *TICKETS, *QUICK, "-o", tmp_path)
@@ -54,6 +61,8 @@ def test_runs_of_ones_own_are_sources(gossamer, runs, tmp_path):
         (("--set", "epoch=3"), 2, "did you mean 'epochs'"),
         (("--set", 'allocation="globall"'), 2, "did you mean 'global'"),
         (("nowhere",), 3, "does not exist"),
+        (("--set", "shots=3"), 2, "a setting is of the wrong kind"),
+        (("--set", "model_options=3"), 2, "a setting is of the wrong kind"),
         (("--data", "digit"), 2, "did you mean 'digits'"),
     ],
 )

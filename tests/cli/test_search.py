@@ -47,6 +47,9 @@ def test_a_comparison_is_run_once_and_shown(gossamer, tmp_path):
         (("--set", "model_option={}"), "did you mean 'model_options'"),
         (("--set", "draws=many"), "NAME=JSON"),
         (("--space", "nm", "--sparsity", "0.9"), "no n:m"),
+        (("--margin", 0), "must be positive, got 0"),
+        (("--set", "data_options=3"), "a setting is of the wrong kind"),
+        (("--set", 'optim={"lr": -1}'), "lr = -1"),
     ],
 )
 def test_what_cannot_be_searched_is_said_before_it_runs(gossamer, tmp_path, arguments, message):
@@ -54,6 +57,14 @@ def test_what_cannot_be_searched_is_said_before_it_runs(gossamer, tmp_path, argu
     assert done.code == 2
     assert message in done.err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["random", "dass"])
+def test_text_has_no_classes_to_tell_apart(gossamer, tmp_path, command):
+    (tmp_path / "words.txt").write_text("to be or not to be " * 200)
+    options = json.dumps({"path": str(tmp_path / "words.txt"), "context": 8, "batch_size": 4})
+    done = gossamer("search", command, "--data", "text", "--set", f"data_options={options}", "-o", tmp_path / "out")
+    assert (done.code, "needs samples with classes" in done.err) == (2, True), done.err
 
 
 def test_cells_are_searched_pruned_timed_and_drawn(gossamer, tmp_path):
@@ -80,6 +91,8 @@ def test_cells_are_searched_pruned_timed_and_drawn(gossamer, tmp_path):
         (("--keep", 0.001), "none of its 36 weights"),
         (("--order", 3), "order must be 1 or 2"),
         (("--set", "search=[1,0,1]"), "three numbers"),
+        (("--set", "search=3"), "a setting is of the wrong kind"),
+        (("--set", 'weights={"lr": -1}'), "lr = -1"),
         (("--set", 'network={"operations": ["skip"]}'), "one architecture alone"),
     ],
 )
@@ -138,6 +151,7 @@ def test_masses_of_a_sampler_are_drawn(gossamer, tmp_path):
         (("front", "--reward", 1), "needs one objective"),
         (("words", "--flow", "x"), "a flow loss is one of"),
         (("words", "--ranks", "best"), "'batch' or 'global'"),
+        (("modes", "--reward", -1), "exponent of the reward"),
     ],
 )
 def test_samplers_that_cannot_be_trained_are_refused(gossamer, tmp_path, arguments, message):

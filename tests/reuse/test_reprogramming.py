@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gossamer.errors import ConfigError, DataError, ShapeError
+from gossamer.errors import CheckpointError, ConfigError, DataError, ShapeError
 from gossamer.metrics.calibration import ece
 from gossamer.models import build
 from gossamer.reuse.reprogramming import (
@@ -21,6 +21,7 @@ from gossamer.reuse.reprogramming import (
     greedy,
     hungarian,
     linear_probe,
+    pictures,
     reprogram,
     transfer_report,
     write_page,
@@ -257,3 +258,27 @@ def test_a_target_gets_the_moments_of_its_source():
     assert float(inside.mean()) == pytest.approx(0.3, abs=0.02)
     assert posed.prepare(posed.train[0]).shape == (300, 1, 16, 16)
     assert float(posed.prepare(posed.train[0]).mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_what_the_sources_see_is_kept_and_drawn(tmp_path):
+    train, test = ((torch.rand(n, 1, 4, 4), torch.arange(n) % 2) for n in (8, 4))
+    posed = Target("t", train, test, lambda: VisualPrompt((1, 8, 8), 4))
+    task, made = pictures.watched(posed)
+    models = {
+        "dense": nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        "90 %": nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+    }
+    transfer_report(models, [task], shots=(None, 2), ways=("prompt",), prompting={"epochs": 9})
+    keys = [(shots, name) for shots in (None, 2) for name in models]
+    seen = pictures.inputs(made, posed.test[0][:1], keys)
+    assert len({tuple(value.flatten().tolist()) for value in seen.values()}) == 4  # trained, each for itself
+    assert all(torch.equal(value[:, 2:6, 2:6], posed.test[0][0]) for value in seen.values())
+    pictures.save(tmp_path, seen)
+    again = pictures.load(tmp_path)
+    assert set(again) == set(keys)
+    assert all(torch.equal(again[key], seen[key]) for key in keys)
+    assert pictures.draw(seen)[:8] == b"\x89PNG\r\n\x1a\n"
+    assert pictures.load(tmp_path / "nowhere") == {}
+    (tmp_path / pictures.FILE).write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"prompts.safetensors cannot be read"):
+        pictures.load(tmp_path)

@@ -12,6 +12,7 @@ import typer
 from gossamer.cli.console import print_json, print_table, say
 from gossamer.cli.jobs import run_all, slots_of
 from gossamer.cli.options import DataDir, Json, use_data
+from gossamer.cli.studies import check_classes, made, settings, spoken
 from gossamer.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -41,14 +42,13 @@ def dass(
     Example: gossamer search dass --preset cells --data mnist --keep 0.1 -o out/cells
     """
     from gossamer.architectures import cell_study
-    from gossamer.cli.search import settings, spoken
     from gossamer.runs.sweep import Job
 
     use_data(data_dir)
     given: dict[str, Any] = {"keep": keep, "order": order, "data": data}
     changes = {key: value for key, value in given.items() if value is not None} | settings(sets)
-    study = cell_study.preset(preset, **changes)
-    _check(study, spoken)
+    study = made(cell_study.preset, preset, **changes)
+    made(_check, study)
     jobs = [Job(f"s{seed}", {"study": study.as_json(), "seed": seed}) for seed in range(seeds)]
     slots = slots_of(workers, devices)
     say(f"{seeds} seeds of {sum(study.search)} steps of search for two searches, in {output}")
@@ -56,12 +56,16 @@ def dass(
     _report(study, [results[job.name] for job in jobs], output, as_json)
 
 
-def _check(study: CellStudy, spoken: Any) -> None:
+def _check(study: CellStudy) -> None:
     """Build the parts here, so that what cannot be searched is said before it runs."""
     from gossamer.architectures.cell_study import network, parts, super_network, warn_of_overlap
     from gossamer.architectures.scored_layers import set_keep
+    from gossamer.training.config import OptimConfig
 
+    for optim in (study.weights, study.scores, study.arch, study.last):
+        OptimConfig(**dict(optim))
     whole, train, val = parts(study, 0)
+    check_classes(study.data, whole)
     model = super_network(study, whole)
     set_keep(model, study.keep)
     set_keep(network(study, whole, model.architecture()), study.keep)
@@ -87,7 +91,7 @@ def _report(study: CellStudy, rows: Sequence[Mapping[str, Any]], output: Path, a
     from gossamer.architectures.cell_study import ARMS
     from gossamer.runs.files import write_json
 
-    headings = ("cell", "dense, %", "pruned, %", "non-zeros", "of", "torch / engine")
+    headings = ("cell", "dense, %", "pruned, %", "non-zeros", "of", "torch, ms", "engine, ms", "ratio")
     table = [
         [
             arm,
@@ -95,6 +99,8 @@ def _report(study: CellStudy, rows: Sequence[Mapping[str, Any]], output: Path, a
             f"{100 * fmean(row[arm]['pruned'] for row in rows):.2f}",
             f"{fmean(row[arm]['nonzeros'] for row in rows):.0f}",
             f"{fmean(row[arm]['total'] for row in rows):.0f}",
+            f"{fmean(row[arm]['torch_ms'] for row in rows):.3f}",
+            f"{fmean(row[arm]['plan_ms'] for row in rows):.3f}",
             f"{fmean(row[arm]['torch_ms'] / row[arm]['plan_ms'] for row in rows):.2f}x",
         ]
         for arm in ARMS

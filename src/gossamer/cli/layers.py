@@ -13,6 +13,7 @@ import typer
 from gossamer.cli.console import print_json, print_table, say
 from gossamer.cli.jobs import run_all, slots_of
 from gossamer.cli.options import DataDir, Json, use_data
+from gossamer.cli.studies import made, settings
 from gossamer.errors import MissingExtra
 
 Rows = Sequence[Mapping[str, Any]]
@@ -44,7 +45,6 @@ def layers(
     Example: gossamer search layers --data mnist --budget 40 --set 'model_options={"hidden": [64, 64, 64]}'
     """
     from gossamer.architectures import layer_choice
-    from gossamer.cli.search import settings
     from gossamer.runs.sweep import Job
 
     use_data(data_dir)
@@ -54,8 +54,8 @@ def layers(
     given = settings(sets)
     if "data_options" in given:
         given["data_options"] = {"val": val, **given["data_options"]}
-    choice = layer_choice.LayerChoice(training | given, tuple(options.split(",")), budget, flow=flow)
-    layer_choice.prepare(choice, 0)
+    choice = made(layer_choice.LayerChoice, training | given, tuple(options.split(",")), budget, flow=flow)
+    made(layer_choice.prepare, choice, 0)
     arms = [arm for arm in layer_choice.ARMS if arm != "nsga2" or find_spec("pymoo")]
     if "nsga2" not in arms:
         say("note: NSGA-II is left out; it comes with pip install 'gossamer[search]'")

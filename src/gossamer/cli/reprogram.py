@@ -12,6 +12,7 @@ import typer
 from gossamer.cli.console import print_json, print_table, say
 from gossamer.cli.jobs import run_all, slots_of
 from gossamer.cli.options import DataDir, Json, use_data
+from gossamer.cli.studies import check_classes, made, numbers, settings
 from gossamer.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -48,20 +49,20 @@ def reprogram(
 
     Example: gossamer reprogram out/dense out/rigl --data fashion-mnist-900 --shots all,10,5 --seeds 3 -o out/reprogram
     """
-    from gossamer.cli.search import settings
     from gossamer.reuse.reprogramming.study import TransferStudy
     from gossamer.runs.sweep import Job
 
     use_data(data_dir)
-    study = TransferStudy.from_json(
+    study = made(
+        TransferStudy.from_json,
         {
-            "source": source_data, "model": model, "sparsities": _numbers(sparsities), "phases": phases, "steps": steps,
+            "source": source_data, "model": model, "sparsities": numbers(sparsities), "phases": phases, "steps": steps,
             "target": data, "shots": _shots(shots), "inner": inner, "mapping": mapping, "epochs": epochs,
             "limit": limit, **settings(sets),
-        }
+        },
     )  # fmt: skip
     folders = [str(folder.resolve()) for folder in sources or ()]
-    _check(study, folders)
+    made(_check, study, folders)
     config = {"study": study.as_json(), "sources": folders}
     jobs = [Job(f"s{seed}", config | {"seed": seed}) for seed in range(seeds)]
     slots = slots_of(workers)
@@ -81,7 +82,7 @@ def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]
         torch.set_num_threads(1)
     given = config["sources"]
     found = load_sources(given) if given else tickets(study, config["seed"], folder)
-    return report(study, found, config["seed"])
+    return report(study, found, config["seed"], folder=folder)
 
 
 def load_sources(folders: Sequence[str]) -> Sources:
@@ -125,6 +126,7 @@ def _check(study: TransferStudy, folders: Sequence[str]) -> None:
         found = load_sources(folders)
     else:
         data = load(study.source, **study.source_options)
+        check_classes(study.source, data)
         found = sources({"untrained": network(study, data)}, data)
     posed = target(study, found, 0)
     for count in study.shots:
@@ -136,13 +138,6 @@ def _check(study: TransferStudy, folders: Sequence[str]) -> None:
         LabelMapping("random").make(posed.train[1], posed.train[1], outputs, classes)
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"sparsities are numbers with commas between them, not {text!r}") from error
-
-
 def _shots(text: str) -> list[int | None]:
     try:
         return [None if word == "all" else int(word) for word in text.split(",")]
@@ -151,7 +146,7 @@ def _shots(text: str) -> list[int | None]:
 
 
 def _report(results: Sequence[Mapping[str, Any]], data: str, output: Path, as_json: bool) -> None:
-    from gossamer.reuse.reprogramming import write_page
+    from gossamer.reuse.reprogramming import pictures, write_page
     from gossamer.reuse.reprogramming.page import grouped
     from gossamer.reuse.reprogramming.study import rows_of
     from gossamer.runs.files import write_json
@@ -162,6 +157,9 @@ def _report(results: Sequence[Mapping[str, Any]], data: str, output: Path, as_js
     write_json(output / "transfer.json", record)
     try:
         page: Path | None = write_page(output / "transfer.html", rows, f"Transfer to {data}")
+        seen = pictures.load(output / "runs" / "s0")
+        if seen:
+            pictures.add_to_page(output / "transfer.html", seen, 0)
     except MissingExtra as error:
         page = None
         say(f"no page: {error}")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +14,7 @@ from gossamer.cli.flows import gflownet
 from gossamer.cli.jobs import run_all, slots_of
 from gossamer.cli.layers import layers
 from gossamer.cli.options import DataDir, Json, use_data
+from gossamer.cli.studies import check_classes, made, numbers, settings, spoken
 from gossamer.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -62,27 +60,19 @@ def random(
     Example: gossamer search random --sparsity 0.5,0.9 --seeds 10 --standardise --set 'optim={"lr": 0.05}'
     """
     use_data(data_dir)
+    if not margin > 0:
+        raise ConfigError(f"margin, the points of accuracy that do not matter, must be positive, got {margin}")
     own = {"data": data, "space": space, "draws": draws, "score": score, "steps": steps, "score_steps": steps}
     own |= {"standardise": standardise}
     own |= {"model": model} | ({} if model == "mlp" else {"model_options": {}})
     with spoken():
-        studies = {level: _study(own | {"sparsity": level} | settings(sets)) for level in _numbers(sparsities)}
+        studies = {level: _study(own | {"sparsity": level} | settings(sets)) for level in numbers(sparsities)}
     slots = slots_of(workers, devices)
     jobs = [entry for level, study in studies.items() for entry in _jobs(level, study, seeds)]
     say(f"{len(jobs)} comparisons of {steps} steps, {len(slots)} at a time, in {output}")
     results = run_all(jobs, run_job, output / "runs", slots)
     rows = {level: [results[entry.name] for entry in _jobs(level, s, seeds)] for level, s in studies.items()}
     _report(studies, rows, margin, output, as_json)
-
-
-@contextmanager
-def spoken() -> Iterator[None]:
-    """Warnings inside become lines of the log, each once."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for line in dict.fromkeys(str(warning.message) for warning in caught):
-        say(f"note: {line}")
 
 
 def run_job(config: dict[str, Any], folder: Path, device: str) -> dict[str, Any]:
@@ -100,32 +90,14 @@ def _study(values: dict[str, Any]) -> Study:
     """The study, tried on its data and parent, so that a bad name ends the search before it begins."""
     from gossamer.architectures.study import Study, mask_space, parent
     from gossamer.data import load
+    from gossamer.training.config import OptimConfig
 
-    study = Study.from_json(values)
-    found = load(study.data, **study.data_options)
+    study = made(Study.from_json, values)
+    OptimConfig(**made(dict, study.optim))
+    found = load(study.data, **made(dict, study.data_options))
+    check_classes(study.data, found)
     mask_space(study, parent(study, found, 0), found)
     return study
-
-
-def settings(sets: Sequence[str] | None) -> dict[str, Any]:
-    """The values of `--set NAME=JSON`. Raises ConfigError for text that is no JSON."""
-    out = {}
-    for entry in sets or ():
-        name, _, value = entry.partition("=")
-        try:
-            out[name] = json.loads(value)
-        except ValueError as error:
-            raise ConfigError(
-                f"--set takes NAME=JSON, such as 'model_options={{\"hidden\": [64]}}', not {entry!r}"
-            ) from error
-    return out
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"sparsities are numbers with commas between them, not {text!r}") from error
 
 
 def _jobs(level: float, study: Study, seeds: int) -> list[Job]:

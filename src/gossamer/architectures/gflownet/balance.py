@@ -5,6 +5,7 @@ Each is settled at the stop, by a reward or by the order of scores alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,6 +32,8 @@ class Flow:
         weight: of the order beside flow constraints (0.1 with "db" in the paper; "tb" has none beside it).
         kl: weight of KL(uniform over parents || P_B), where P_B is learned (0.1 where the paper uses it).
         decay: of the lengths in "subtb".
+    Raises:
+        ConfigError: an unknown kind, or a number out of range.
     """
 
     kind: str = "tb"
@@ -43,6 +46,10 @@ class Flow:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"a flow loss is one of {KINDS}, got {self.kind!r}")
+        if not 0 < self.beta < math.inf:
+            raise ConfigError(f"beta, the exponent of the reward, must be positive, got {self.beta}")
+        if not (0 <= self.weight < math.inf and 0 <= self.kl < math.inf):
+            raise ConfigError(f"weight and kl must be finite and at least 0, got {self.weight} and {self.kl}")
         if not 0 < self.decay <= 1:
             raise ConfigError(f"the decay of lengths lies in (0, 1], got {self.decay}")
 

@@ -5,6 +5,7 @@ Actions 0 ... A - 2 build; the last one stops. Backward action i undoes what act
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,7 @@ from ..slots import OneOf
 from ..space import Architecture, SearchSpace
 
 LARGEST_TABLE = 2_000_000
+LARGEST_CHECKED = 20_000  # states that `check_env` looks at, all of them
 
 
 @runtime_checkable
@@ -60,6 +62,42 @@ def check_table(env: Env) -> None:
     """Raise ConfigError where the states are too many for a table."""
     if env.size > LARGEST_TABLE:
         raise ConfigError(f"{env.size} states are too many for a table; {LARGEST_TABLE} are the limit")
+
+
+def check_env(env: Env) -> None:
+    """Look at every state of an environment of at most 20,000, else at the first one alone.
+
+    Raises:
+        ConfigError: a state where nothing may be done, an object that no way leads to, or ways without an end; the
+            state is named.
+    """
+    kind = type(env).__name__
+    states = env.all_states() if env.size <= LARGEST_CHECKED else env.start(1)
+    stuck = ~env.legal(states).any(1)
+    if bool(stuck.any()):
+        state = states[stuck][0].tolist()
+        raise ConfigError(f"{kind}: in state {state} nothing is legal, not even the stop; allow it or leave it out")
+    if env.size > LARGEST_CHECKED:
+        return
+    lost = env.legal(states)[:, -1] & ~_reached(env)[env.index(states)]
+    if bool(lost.any()):
+        raise ConfigError(f"{kind}: no way leads from the start to the object {states[lost][0].tolist()}")
+
+
+def _reached(env: Env) -> Tensor:
+    """(size,) bool: the states that some way from the start passes."""
+    seen = torch.zeros(env.size, dtype=torch.bool)
+    states = env.start(1)
+    for _ in range(env.longest + 1):
+        seen[env.index(states)] = True
+        row, action = env.legal(states)[:, :-1].nonzero(as_tuple=True)
+        if not len(row):
+            return seen
+        states = env.step(states[row], action).unique(dim=0)
+    raise ConfigError(
+        f"{type(env).__name__}: after {env.longest} steps, the longest way it names, {states[0].tolist()} can still "
+        "be built on; ways must end"
+    )
 
 
 class HyperGrid:
@@ -186,9 +224,9 @@ class SlotFill:
         self.actions = sum(self.counts) + 1
         self._slot = torch.repeat_interleave(torch.arange(self.width), torch.tensor(self.counts))
         self._option = torch.cat([torch.arange(count) for count in self.counts])
-        bases = torch.tensor([count + 1 for count in self.counts])
-        self.size = int(bases.prod())
-        self._strides = torch.cat([torch.ones(1, dtype=torch.long), bases.cumprod(0)[:-1]])
+        bases = [count + 1 for count in self.counts]
+        self.size = math.prod(bases)  # beyond 64 bits for a space of cells
+        self._strides = torch.cat([torch.ones(1, dtype=torch.long), torch.tensor(bases).cumprod(0)[:-1]])
 
     def start(self, count: int) -> Tensor:
         return torch.full((count, self.width), -1)

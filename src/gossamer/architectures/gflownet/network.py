@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import unknown
 from .balance import Flow
-from .envs import Env
+from .envs import Env, check_env
 from .exact import exact_distribution
 from .memory import Oracle
 from .policies import Policy, Tabular, _Policy
@@ -23,6 +23,8 @@ class GFlowNet:
     Args:
         env: how objects are built. policy: "tabular", "network" (3 x 64), or a policy of your own.
         flow: the loss; by default trajectory balance with the order of scores, which needs no exponent.
+    Raises:
+        ConfigError: an unknown policy, or an environment that `check_env` refuses.
 
     >>> from gossamer.architectures.gflownet import HyperGrid
     >>> net = GFlowNet(HyperGrid(4, 2)).fit(lambda s: -s.double().sum(1), Training(steps=60, batch=32))
@@ -31,6 +33,7 @@ class GFlowNet:
     """
 
     def __init__(self, env: Env, policy: str | _Policy = "tabular", flow: Flow = Flow()) -> None:
+        check_env(env)
         self.env, self.flow = env, flow
         made = {"tabular": Tabular, "network": Policy}
         if isinstance(policy, str) and policy not in made:

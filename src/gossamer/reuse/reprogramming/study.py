@@ -23,6 +23,7 @@ from ...recipes import imp
 from ...sparsify.allocation import ERK, Allocation, Global, Uniform
 from ...sparsify.groups import Select
 from ...training import Classification, OptimConfig, TrainConfig, run_stages
+from . import pictures
 from .adapt import freeze, predict
 from .mapping import LabelMapping
 from .prompt import VisualPrompt
@@ -230,15 +231,20 @@ def coloured(x: Tensor, channels: int) -> Tensor:
     raise ShapeError(f"pictures of {have} channels cannot be shown to a network of {channels}")
 
 
-def report(study: TransferStudy, found: Sources, seed: int, say: Say = lambda line: None) -> dict[str, Any]:
+def report(
+    study: TransferStudy, found: Sources, seed: int, say: Say = lambda line: None, folder: Path | None = None
+) -> dict[str, Any]:
     """Adapt all sources to the target.
 
+    Args:
+        folder: keeps what the sources see through the learned prompts (`pictures.load`).
     Returns:
         {"upstream", "density": by model, "rows": rows of the transfer report}.
     """
+    posed, prompts = pictures.watched(target(study, found, seed))
     rows = transfer_report(
         found.models,
-        [target(study, found, seed)],
+        [posed],
         shots=study.shots,
         ways=study.ways,
         seeds=(seed,),
@@ -248,6 +254,9 @@ def report(study: TransferStudy, found: Sources, seed: int, say: Say = lambda li
         probing={"epochs": study.epochs, "lr": study.probe_lr},
         say=say,
     )
+    if folder is not None and prompts:
+        keys = [(count, model) for count in study.shots for model in found.models]
+        pictures.save(folder, pictures.inputs(prompts, posed.test[0][:1], keys))
     return {"upstream": found.upstream, "density": found.density, "rows": [row.as_json() for row in rows]}
 
 
