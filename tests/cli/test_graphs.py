@@ -58,8 +58,9 @@ def test_both_directions_are_one_edge(gossamer, tmp_path):
         (RING, ("--keep", "0"), 2, "keep must lie in (0, 1]"),
         (RING, ("--score", "tedy"), 2, "did you mean 'teddy'"),
         (RING, ("--nodes", "5"), 3, "node 'a0' is none of 0..4"),
-        ("0,1\n1,7\n", ("--nodes", "5"), 3, "edge 2: node '7'"),
-        ("0,1\n1\n", (), 3, "edge 2: '1' does not name two nodes"),
+        ("0,1\n1,7\n", ("--nodes", "5"), 3, "line 2: node '7'"),
+        ("0,1\n1\n", (), 3, "line 2: '1' does not name two nodes"),
+        ("# made by hand\n\nsource,target\n0,1\n\n1\n", (), 3, "line 6: '1' does not name two nodes"),
         ("", (), 3, "holds no edge"),
         ("source,target\n", (), 3, "holds no edge"),
         (RING, ("-o", "edges.csv"), 3, "is the edge list itself"),
@@ -72,9 +73,33 @@ def test_refusals(gossamer, tmp_path, text, arguments, code, said):
     assert not (tmp_path / "sparse.csv").exists()
 
 
+def test_words_above_integers_are_a_heading(gossamer, tmp_path):
+    for heading in ("a,b", "person_id,friend_id"):
+        (tmp_path / "e.csv").write_text(heading + "\n1,2\n2,3\n3,1\n3,4\n")
+        done = gossamer("graphs", "sparsify", "e.csv", "--keep", "0.5", "--json", cwd=tmp_path)
+        assert done.json["rows"] == {"read": 4, "kept": 2}
+        assert done.json["figures"]["whole graph"]["components"] == 1
+        assert (tmp_path / "sparse.csv").read_text().splitlines()[0] == heading
+    (tmp_path / "e.csv").write_text("a,b\nb,c\n")  # names, all of them
+    done = gossamer("graphs", "sparsify", "e.csv", "--keep", "1", "--json", cwd=tmp_path)
+    assert done.json["rows"] == {"read": 2, "kept": 2}
+
+
+def test_a_remark_is_one_line_without_code(gossamer, tmp_path):
+    (tmp_path / "e.csv").write_text(RING)
+    done = gossamer("graphs", "sparsify", "e.csv", "--keep", "0.1", cwd=tmp_path)
+    assert "note: 9 of 12 nodes lost all their edges; raise keep" in done.err
+    assert "UserWarning" not in done.err
+
+
 def test_a_ticket_of_the_karate_club(gossamer, tmp_path):
     done = gossamer("graphs", "ticket", "karate", "--epochs", "5", "--seeds", "2", "--json", cwd=tmp_path)
     assert done.code == 0
     assert set(done.json) == {"dense", "teddy", "random edges", "without distillation"}
     assert all(row["seeds"] == 2 and 0 <= row["mean"] <= 100 for row in done.json.values())
     assert gossamer("graphs", "ticket", "karat", cwd=tmp_path).code == 2
+    done = gossamer("graphs", "ticket", "karate", "--epochs", "2", "--seeds", "1", cwd=tmp_path)
+    assert "nan" not in done.out
+    for option in ("--edges", "--weights"):
+        done = gossamer("graphs", "ticket", "karate", option, "1", cwd=tmp_path)
+        assert (done.code, f"{option} must lie in [0, 1)" in done.err) == (2, True), done.err

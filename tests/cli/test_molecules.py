@@ -39,6 +39,23 @@ def test_from_data_to_a_prediction(tmp_path, monkeypatch):
         assert np.trace(held["density"] @ held["overlap"]) == pytest.approx(10)  # the electrons
 
 
+def test_what_cannot_be_labelled_is_left_out_and_named(tmp_path, monkeypatch):
+    from gossamer.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.XYZ").write_text(
+        "2\n\nO 0 0 0\nH 0 0 0.97\n1\n\nZn 0 0 0\n2\n\nH 0 0 0\nH 0 0 0.1\n2\n\nH 0 0 0\nF 0 0 0.92\n"
+    )
+    done = CliRunner().invoke(app, ["molecules", "make", "m.XYZ", "-o", "m.npz", "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["molecules"] == 1
+    for reason in ("open shell", "unknown element 'Zn'", "0.100 angstrom apart"):
+        assert reason in done.stderr
+    done = CliRunner().invoke(app, ["molecules", "make", "water", "--count", "1", "--max-cycle", "1"])
+    assert "did not converge in 1 iterations" in done.stderr
+    assert "no molecule could be labelled" in str(done.exception)
+
+
 def test_an_interrupted_training_is_not_overlooked(tmp_path, monkeypatch):
     from gossamer.cli.app import app
 

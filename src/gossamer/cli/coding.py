@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import time
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gossamer.cli.console import print_json, print_table, say
+from gossamer.cli.console import print_json, print_table, remarks, say
 from gossamer.cli.options import Json
+from gossamer.errors import ConfigError, DataError
 
 coding = typer.Typer(help="Probabilistic sparse coding of pictures.", no_args_is_help=True)
 
 Kind = Annotated[str, typer.Option("--model", "-m", help="bsc, tsc, dsc, mca, mmca or gsc.")]
-Components = Annotated[int, typer.Option("--components", "-k", help="Columns of the dictionary.")]
-Side = Annotated[int, typer.Option(help="Side of the patches in pixels.")]
-Stride = Annotated[int, typer.Option(help="Pixels between patches; 1 is the smoothest and slowest.")]
-Patches = Annotated[int, typer.Option(help="Patches to learn from.")]
-Steps = Annotated[int, typer.Option(help="EM steps.")]
-Candidates = Annotated[int | None, typer.Option(help="Candidates of a point (H').")]
-Active = Annotated[int | None, typer.Option(help="Active components of a point at most (gamma).")]
+Components = Annotated[int, typer.Option("--components", "-k", min=1, help="Columns of the dictionary.")]
+Side = Annotated[int, typer.Option(min=2, help="Side of the patches in pixels.")]
+Stride = Annotated[int, typer.Option(min=1, help="Pixels between patches; 1 is the smoothest and slowest.")]
+Patches = Annotated[int, typer.Option(min=2, help="Patches to learn from.")]
+Steps = Annotated[int, typer.Option(min=1, help="EM steps.")]
+Candidates = Annotated[
+    int | None, typer.Option(min=1, help="Candidates of a patch (H'); else 8, or fewer where the model is slow.")
+]
+Active = Annotated[
+    int | None, typer.Option(min=1, help="Active components of a patch at most (gamma), up to the candidates.")
+]
 Seed = Annotated[int, typer.Option(help="Of patches and first parameters.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Plot = Annotated[Path | None, typer.Option(help="PNG of what was learned.")]
 Dictionary = Annotated[
-    Path | None, typer.Option("--dictionary", "-d", help="A model that `coding learn` made; else one is learned.")
+    Path | None,
+    typer.Option(
+        "--dictionary",
+        "-d",
+        help="A model of `coding learn --no-whiten`: its components and side are kept. Else one is learned.",
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The restored picture.")]
 Before = Annotated[Path | None, typer.Option(help="PNG of the picture before and after.")]
@@ -42,8 +52,10 @@ def learn(
     steps: Steps = 50,
     candidates: Candidates = None,
     active: Active = None,
-    restarts: Annotated[int, typer.Option(help="Runs, of which the likeliest is kept.")] = 1,
-    whiten: Annotated[bool, typer.Option("--whiten/--no-whiten", help="Flatten the spectrum first.")] = True,
+    restarts: Annotated[int, typer.Option(min=1, help="Runs, of which the likeliest is kept.")] = 1,
+    whiten: Annotated[
+        bool, typer.Option("--whiten/--no-whiten", help="Flatten the spectrum first; not for a model that denoises.")
+    ] = True,
     seed: Seed = 0,
     device: DeviceName = "auto",
     output: Annotated[Path, typer.Option("--output", "-o", help="The model.")] = Path("dictionary.npz"),
@@ -62,28 +74,30 @@ def learn(
     options: dict[str, Any] = {"n_candidates": candidates, "max_active": active, "steps": steps, "restarts": restarts}
     coder = model(kind)(components, **options, random_state=seed, device=device)
     shades = [grey(read_picture(path)) for path in pictures]
-    found = sample_patches([whitened(shade) if whiten else shade for shade in shades], patches, side, seed)
-    found = found - found.mean(1, keepdims=True)
+    for path, shade in zip(pictures, shades, strict=True):
+        if shade.min() == shade.max():
+            raise DataError(f"{path} is flat: all its pixels are equal, so it has nothing to learn from; leave it out")
+    scaled = [whitened(shade) if whiten else shade / shade.std() for shade in shades]
+    found = sample_patches(scaled, patches, side, seed)
+    found = found - found.mean(1, keepdims=True)  # a patch's mean says how light it is, not what it shows
     say(f"{len(found)} patches of {side} x {side}, {components} components, {steps} steps")
     started = time.perf_counter()
-    with warnings.catch_warnings(record=True) as remarks:
-        warnings.simplefilter("always")
+    with remarks():
         coder.fit(found)
-    for remark in remarks:
-        say(f"note: {remark.message}")
-    save(coder, output)
+    save(coder, output, {"whitened": whiten})
     if plot is not None:
         from gossamer.domains.sparse_coding.plots import plot_dictionary
 
         plot_dictionary(coder, plot)
     facts = {
-        "log-likelihood per patch": coder.log_likelihood_,
+        "patches": len(found),
+        "log_likelihood": coder.log_likelihood_,
         "noise": float(np.mean(coder.sigma_)),
-        "active components per patch": float(np.sum(np.broadcast_to(coder.prior_, (components,)))),
-        "patches at max_active": coder.saturated_,
+        "active": float(np.sum(np.broadcast_to(coder.prior_, (components,)))),
+        "saturated": coder.saturated_,
         "seconds": time.perf_counter() - started,
     }
-    _print({"dictionary": str(output), "plot": str(plot) if plot else None}, facts, as_json)
+    _print({"dictionary": output, "plot": plot}, facts, as_json)
 
 
 @coding.command()
@@ -109,12 +123,14 @@ def denoise(
     from gossamer.domains.sparse_coding.restore import denoise as work
 
     noisy = read_picture(picture)
-    coder = _coder(dictionary, components, steps, seed, device, missing=False)
+    coder = _coder(dictionary, components, steps, seed, device)
+    if dictionary is not None:
+        side = _side(dictionary, len(coder.init["W"]), channels=noisy.shape[2] if noisy.ndim == 3 else 1)
     started = time.perf_counter()
     found = work(noisy, coder, side=side, stride=stride, patches=patches, seed=seed)
     _finish(output, before, {"before": noisy, "after": found.picture})
-    facts = {"noise of grey values 0-255": 255 * found.sigma, "seconds": time.perf_counter() - started}
-    _print({"picture": str(output)}, facts, as_json)
+    facts = {"side": side, "noise": 255 * found.sigma, "seconds": time.perf_counter() - started}
+    _print({"picture": output, "before": before}, facts, as_json)
 
 
 @coding.command()
@@ -140,16 +156,21 @@ def inpaint(
 
     from gossamer.domains.sparse_coding.files import read_picture
     from gossamer.domains.sparse_coding.patches import grey
+    from gossamer.domains.sparse_coding.restore import default_coder
     from gossamer.domains.sparse_coding.restore import inpaint as work
 
     damaged, holes = read_picture(picture), grey(read_picture(mask)) > 0.5
-    coder = _coder(None, components, steps, seed, device, missing=True)
+    if holes.shape != damaged.shape[:2]:
+        raise ConfigError(
+            f"{mask} has {_size(holes.shape)} pixels, {picture} {_size(damaged.shape)}: they must be of equal size"
+        )
+    coder = default_coder(True, n_components=components, steps=steps, random_state=seed, device=device)
     started = time.perf_counter()
     found = work(damaged, holes, coder, side=side, stride=stride, patches=patches, seed=seed)
     hidden = np.where(holes if damaged.ndim == 2 else holes[..., None], np.nan, damaged)
     _finish(output, before, {"before": hidden, "after": found.picture})
-    facts = {"missing pixels": f"{100 * holes.mean():.1f} %", "seconds": time.perf_counter() - started}
-    _print({"picture": str(output)}, facts, as_json)
+    facts = {"missing": float(holes.mean()), "seconds": time.perf_counter() - started}
+    _print({"picture": output, "before": before}, facts, as_json)
 
 
 @coding.command()
@@ -167,16 +188,44 @@ def show(
 
     coder = load(dictionary)
     plot_dictionary(coder, output)
-    _print({"picture": str(output)}, {"model": type(coder).__name__, "components": coder.n_components}, as_json)
+    facts = {
+        "model": type(coder).__name__,
+        "components": coder.n_components,
+        "features": coder.n_features_in_,
+        "steps": coder.n_iter_,
+        "log_likelihood": coder.log_likelihood_,
+    }
+    _print({"picture": output}, facts, as_json)
 
 
-def _coder(dictionary: Path | None, components: int, steps: int, seed: int, device: str, missing: bool) -> Any:
+def _coder(dictionary: Path | None, components: int, steps: int, seed: int, device: str) -> Any:
+    """An unfitted model; with a dictionary, one that keeps its components and learns strengths and noise anew."""
     from gossamer.domains.sparse_coding.files import load
     from gossamer.domains.sparse_coding.restore import default_coder
 
-    if dictionary is not None:
-        return load(dictionary)
-    return default_coder(missing, n_components=components, steps=steps, random_state=seed, device=device)
+    options: dict[str, Any] = {"steps": steps, "random_state": seed, "device": device}
+    if dictionary is None:
+        return default_coder(n_components=components, **options)
+    known = load(dictionary)
+    if known.about_.get("whitened"):
+        raise ConfigError(f"{dictionary} is of whitened pictures; to denoise, make it with `coding learn --no-whiten`")
+    still = {"anneal": {"T": ((0, 1.0), (1.0, 1.0))}, "init": known.params_, "learn": ("prior", "sigma")}
+    return type(known)(**(known.get_params(deep=False) | options | still))
+
+
+def _side(path: Path, features: int, channels: int) -> int:
+    """Side of the patches that a dictionary was made of. Raises ConfigError where they have other channels."""
+    side = math.isqrt(features // channels)
+    if side * side * channels != features:
+        raise ConfigError(
+            f"{path} is for patches of {features} values, which are no squares of {channels} channels; "
+            "`coding learn` makes its pictures grey, so give it a grey picture, or leave out --dictionary"
+        )
+    return side
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"
 
 
 def _finish(output: Path, before: Path | None, pictures: dict[str, Any]) -> None:
@@ -189,9 +238,20 @@ def _finish(output: Path, before: Path | None, pictures: dict[str, Any]) -> None
         plot_pictures(pictures, before)
 
 
-def _print(paths: dict[str, str | None], facts: dict[str, Any], as_json: bool) -> None:
+_HEADINGS = {
+    "log_likelihood": "log-likelihood per patch, nats",
+    "noise": "noise, its standard deviation",
+    "active": "active components per patch",
+    "saturated": "share of patches with as many active as allowed",
+    "side": "side of the patches, pixels",
+    "missing": "share of pixels missing",
+}
+
+
+def _print(paths: dict[str, Path | None], facts: dict[str, Any], as_json: bool) -> None:
+    written = {name: str(path) if path else None for name, path in paths.items()}
     if as_json:
-        print_json(paths | facts)
+        print_json(written | facts)
     else:
-        print_table(("figure", "value"), facts.items())
-        print("   ".join(f"{name}: {path}" for name, path in paths.items() if path))
+        print_table(("figure", "value"), [(_HEADINGS.get(name, name), value) for name, value in facts.items()])
+        print("   ".join(f"{name}: {path}" for name, path in written.items() if path))

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
 def say(line: str) -> None:
     """One line of log, to stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def remarks() -> Iterator[None]:
+    """Say what the library warns of inside as one line each, `note: ...`, without the place in the code."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            meant = [one for one in found if not issubclass(one.category, DeprecationWarning | ResourceWarning)]
+            for line in dict.fromkeys(str(one.message) for one in meant):
+                say(f"note: {line}")
 
 
 def print_json(value: Any) -> None:

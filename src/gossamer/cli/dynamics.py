@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.console import print_json, print_table, say
+from gossamer.cli.console import print_json, print_table, remarks, say
 from gossamer.cli.options import Json
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Task = Annotated[
 Horizon = Annotated[
     int | None, typer.Option(min=1, help="Steps that are planned; else 4 (push), 2 (rope) or 1 (gather, sort).")
 ]
-Limit = Annotated[float, typer.Option(help="Seconds a solve may take; then the best incumbent is used.")]
+Limit = Annotated[float, typer.Option(help="Seconds a solve may take; then the best incumbent is used.", min=0.01)]
 Objects = Annotated[int, typer.Option(min=1, help="Discs to push, each to its own goal; for push only.")]
 Seed = Annotated[int, typer.Option(help="Of the samplers, and of what lies where.")]
 
@@ -103,7 +103,8 @@ def run(
     from gossamer.domains.dynamics.study import closed_loops
 
     shown = _scene(model, task, objects, horizon, seed)
-    episodes = closed_loops(shown, planner, limit, steps, seed)
+    with remarks():
+        episodes = closed_loops(shown, planner, limit, steps, seed)
     rows: dict[str, dict[str, Any]] = {}
     for name, episode in episodes.items():
         away = shown.distances(episode.states)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gossamer.cli.console import print_json, print_table, say
+from gossamer.cli.console import print_json, print_table, remarks, say
 from gossamer.cli.options import Json
-from gossamer.errors import DataError
+from gossamer.errors import ConfigError, DataError
 
 graphs = typer.Typer(help="Sparser graphs and sparser graph networks.", no_args_is_help=True)
 
@@ -40,8 +41,10 @@ def sparsify(
         raise DataError(f"{output} is the edge list itself; name another --output")
     table = read_edges(edges, nodes)
     count = len(table.names)
-    kept = kept_rows(table, keep, score=score, directed=directed, seed=seed)
-    control = kept_rows(table, keep, score="random", directed=directed, seed=seed)
+    with remarks():
+        kept = kept_rows(table, keep, score=score, directed=directed, seed=seed)
+    with warnings.catch_warnings(action="ignore"):  # the table says how many nodes random edges leave alone
+        control = kept_rows(table, keep, score="random", directed=directed, seed=seed)
     figures = {
         "whole graph": structure(table.ends, count),
         f"{score} edges": structure(table.ends[:, kept], count),
@@ -51,7 +54,8 @@ def sparsify(
     if report is not None:
         from gossamer.domains.graphs.page import structure_page
 
-        shown = {"whole graph": table.ends, f"{score} edges": table.ends[:, kept], "random": table.ends[:, control]}
+        shown = {"whole graph": table.ends, f"{score} edges": table.ends[:, kept]}
+        shown["random edges"] = table.ends[:, control]
         structure_page(report, edges.name, shown, figures, count)
     rows = {"read": len(table.rows), "kept": int(kept.sum())}
     if as_json:
@@ -85,6 +89,9 @@ def ticket(
     from gossamer.domains.graphs.named import load
     from gossamer.maths.statistics import mean_sd
 
+    for name, share in (("--edges", edges), ("--weights", weights)):
+        if not 0 <= share < 1:
+            raise ConfigError(f"{name} must lie in [0, 1), got {share:g}: the share that is cut")
     use_data(data)
     found: dict[str, list[float]] = {"dense": [], "teddy": [], "random edges": [], "without distillation": []}
     for seed in range(seeds):
@@ -104,10 +111,11 @@ def ticket(
             found[name].append(100 * made.sparse.test)
         say(f"seed {seed}: " + ", ".join(f"{name} {values[-1]:.1f}" for name, values in found.items()))
     table = {name: mean_sd(values) for name, values in found.items()}
+    spread = {name: sd if sd == sd else None for name, (_, sd) in table.items()}  # none of a single seed
     if as_json:
-        print_json({name: {"mean": m, "sd": s if s == s else None, "seeds": seeds} for name, (m, s) in table.items()})
+        print_json({name: {"mean": m, "sd": spread[name], "seeds": seeds} for name, (m, _) in table.items()})
     else:
-        print_table(("test accuracy, %", "mean", "sd"), [(name, m, s) for name, (m, s) in table.items()])
+        print_table(("test accuracy, %", "mean", "sd"), [(name, m, spread[name]) for name, (m, _) in table.items()])
 
 
 def _print(figures: dict[str, dict[str, float]]) -> None:

@@ -26,9 +26,12 @@ def make(
     count: Annotated[int, typer.Option(min=1, help="Copies of a known molecule, or molecules of a file.")] = 100,
     noise: Annotated[float, typer.Option(min=0, help="Standard deviation of every coordinate, angstrom.")] = 0.06,
     seed: Annotated[int, typer.Option(help="Of rotations and noise.")] = 0,
+    max_cycle: Annotated[int, typer.Option(min=1, help="Iterations after which a field is given up.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Label molecules by Hartree-Fock; open shells and fields that do not converge are left out and named.
+    """Label molecules by Hartree-Fock; what cannot be labelled is left out and named, with the reason.
+
+    Left out are open shells, elements outside the basis, atoms that coincide, and fields that do not converge.
 
     Example: gossamer molecules make water --count 300 --basis def2-svp --output water.npz
     """
@@ -36,13 +39,15 @@ def make(
     from gossamer.domains import molecules as room
 
     path = find("molecules", "gdb1k.sdf") / "gdb1k.sdf" if source == "gdb1k" else Path(source)
-    if path.suffix == ".sdf":
-        found = room.read_sdf(path, count)
-    elif path.suffix == ".xyz":
-        found = room.read_xyz(path)[:count]
+    if path.suffix.lower() == ".sdf":
+        found = room.read_sdf(path, count, skip=say)
+    elif path.suffix.lower() == ".xyz":
+        found = room.read_xyz(path, skip=say)[:count]
+    elif path.suffix:
+        raise ConfigError(f"{source}: a file must end in .xyz or .sdf")
     else:
         found = room.geometries(source, count, noise, seed)
-    data = room.make(found, basis, skip=True, say=say)
+    data = room.make(found, basis, max_cycle=max_cycle, skip=True, say=say)
     room.save(output, data)
     facts = {"output": str(output), "molecules": len(data.samples), "asked": len(found), "basis": basis}
     print_json(facts) if as_json else print_table(("", "value"), facts.items())

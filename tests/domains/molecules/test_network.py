@@ -33,6 +33,7 @@ from gossamer.domains.molecules import (
     train,
 )
 from gossamer.domains.molecules.basis import rotation_of_orbitals, shells
+from gossamer.domains.molecules.data import with_guess
 from gossamer.domains.molecules.expansion import expansion_matrices
 from gossamer.domains.molecules.graph import from_blocks, to_blocks
 from gossamer.domains.molecules.training import mae_mse
@@ -180,7 +181,7 @@ def test_foreign_files(tmp_path):
     sdf = "w\n x\n\n  2  1  0\n    0.0 0.0 0.0 F 0\n    0.9 0.0 0.0 H 0\nM  END\n$$$$\n"
     (tmp_path / "m.sdf").write_text(sdf * 2)
     assert len(read_sdf(tmp_path / "m.sdf")) == 2
-    matrix, place = np.arange(24.0**2).reshape(24, 24), geometries("water", 1)[0].positions
+    matrix, place = np.diag(np.arange(24.0)), geometries("water", 1)[0].positions
     with sqlite3.connect(tmp_path / "q.db") as base:
         base.execute("CREATE TABLE data (id INTEGER, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)")
         row = (0, 3, np.array([8, 1, 1], np.int32).tobytes(), place.tobytes(), matrix.tobytes())
@@ -192,6 +193,93 @@ def test_foreign_files(tmp_path):
     for wrong in ("m.xyz", "absent.db"):
         with pytest.raises(DataError, match=wrong):
             read_qh9(tmp_path / wrong)
+
+
+WATER = "3\nwater\nO 0 0 0\nH 0.757 0.587 0\nH -0.757 0.587 0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5\ncut\nO 0 0 0\n", "line 1: a frame of 5 atoms, but 1 lines follow"),
+        (WATER + "3\ncut\nO 0 0 0\nH 0 abc 1\nH 0 0 -1\n", "line 9: 'H 0 abc 1' is no atom"),
+        (WATER + "water\n", "line 6: 'water' is no number of atoms"),
+        (WATER + "1\nzinc\nZn 0 0 0\n", "line 6: unknown element 'Zn'"),
+        (WATER + "2\n\nH 0 0 0\nH 0 0 nan\n", "line 6: positions hold NaN"),
+        ("\n", "holds no molecule"),
+    ],
+)
+def test_bad_lines_of_xyz_files_are_named(tmp_path, text, message):
+    (tmp_path / "m.xyz").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_xyz(tmp_path / "m.xyz")
+
+
+def test_bad_frames_may_be_left_out(tmp_path):
+    (tmp_path / "m.xyz").write_text("1\nzinc\nZn 0 0 0\n\n" + WATER + WATER.replace("O", "8"))
+    said = []
+    found = read_xyz(tmp_path / "m.xyz", skip=said.append)
+    assert [m.numbers.tolist() for m in found] == [[8, 1, 1]] * 2
+    assert len(said) == 1
+    assert "line 1: left out: unknown element 'Zn'" in said[0]
+    with pytest.raises(DataError, match="cannot read molecules"):
+        read_xyz(tmp_path / "absent.xyz")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("  3  1  0\n    0.0 0.0 0.0 F 0\n    0.9 0.0 0.0 H 0\n", "record 2: 3 atoms, but 2 lines follow"),
+        ("  2  1  0\n    0.0 0.0 0.0 F 0\n    0.9 x 0.0 H 0\n", "record 2: 'H 0.9 x 0.0' is no atom"),
+        ("  V3000\n", "record 2: no V2000 table"),
+        ("  1  0  0\n    0.0 0.0 0.0 Zn 0\n", "record 2: unknown element 'Zn'"),
+    ],
+)
+def test_bad_records_of_sdf_files_are_named(tmp_path, body, message):
+    good = "w\n x\n\n  1  0  0\n    0.0 0.0 0.0 He 0\nM  END\n$$$$\n"
+    (tmp_path / "m.sdf").write_text(good + f"w\n x\n\n{body}")
+    with pytest.raises(DataError, match=message):
+        read_sdf(tmp_path / "m.sdf")
+    assert len(read_sdf(tmp_path / "m.sdf", limit=1)) == 1
+
+
+def qh9(path, *rows, columns="id INTEGER, N INTEGER, Z BLOB, pos BLOB, Ham BLOB"):
+    with sqlite3.connect(path) as base:
+        base.execute(f"CREATE TABLE data ({columns})")
+        for row in rows:
+            base.execute(f"INSERT INTO data VALUES ({', '.join('?' * len(row))})", row)
+    base.close()
+    return path
+
+
+def test_a_database_of_qh9s_form_holds_what_pyscf_computed(tmp_path):
+    sample = label(geometries("water", 1)[0], "def2-svp")
+    numbers = np.array([8, 1, 1], np.int32).tobytes()
+    row = (7, 3, numbers, sample.molecule.positions.tobytes(), sample.fock.tobytes())
+    ((molecule, fock),) = read_qh9(qh9(tmp_path / "stable.db", row))
+    assert np.array_equal(molecule.positions, sample.molecule.positions)
+    (held,) = with_guess([(molecule, fock)]).samples
+    assert np.allclose(held.energies, sample.energies, atol=1e-8)
+    assert np.allclose(held.guess, sample.guess)
+    columns = "id INTEGER, geometry INTEGER, N INTEGER, Z BLOB, pos BLOB, Ham BLOB"
+    moving = qh9(tmp_path / "dynamic.db", (7, 0, *row[1:]), columns=columns)
+    assert np.array_equal(read_qh9(moving)[0][1], fock)
+
+
+def test_bad_rows_of_a_database_are_named(tmp_path):
+    numbers, places = np.array([2], np.int32).tobytes(), np.zeros(3).tobytes()
+    skew = np.triu(np.ones((5, 5))).tobytes()
+    for name, row, message in (
+        ("size", (7, 1, numbers, places, np.zeros(4).tobytes()), "row 7: 4 entries for 5 orbitals"),
+        ("bytes", (7, 1, numbers, places, b"abc"), "row 7: no atoms"),
+        ("text", (7, 1, "He", places, skew), "row 7: no atoms"),
+        ("skew", (7, 1, numbers, places, skew), "row 7: the matrix is not symmetric"),
+        ("element", (7, 1, np.array([30], np.int32).tobytes(), places, skew), "row 7: element 30 is not supported"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_qh9(qh9(tmp_path / f"{name}.db", row))
+    with pytest.raises(DataError, match="holds no molecule"):
+        read_qh9(qh9(tmp_path / "empty.db"))
 
 
 def test_bad_molecules_are_named(water):

@@ -74,7 +74,7 @@ def sweep_picture(points: Sequence[Point], path: str | Path) -> Path:
 def weights_picture(report: SparseReport) -> bytes:
     """PNG of the weights of the models that spare most, over their positions: past of all branches, own past."""
     window = report.search.window
-    shown = report.sparse[:SHOWN]
+    shown = _with_terms(report)[:SHOWN]
     figure, axes = _figure(9.5, 0.6 + 1.05 * max(1, len(shown)), max(1, len(shown)), 1)
     marks = [*range(64, window.history + 1, 64)]
     for panel, finding in zip(axes[:, 0], shown, strict=False):
@@ -91,6 +91,11 @@ def weights_picture(report: SparseReport) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()
+
+
+def _with_terms(report: SparseReport) -> list[Finding]:
+    """The sparse models that read the history at all; a model may also be one outcome for good."""
+    return [finding for finding in report.sparse if finding.model is not None and len(finding.model.support)]
 
 
 def _stems(panel: Any, finding: Finding, history: int) -> None:
@@ -137,7 +142,7 @@ def write_page(
         f"{encoding.side.bits} bits."
     )
     body = section("Predictors", table(("predictor", "KB", "misses", "% of branches", "against the first"), rows))
-    if report.sparse:
+    if _with_terms(report):
         body += section("Where the weights lie", picture(weights_picture(report), "weights by position"))
     names = ("branch", "executed", "misses", "predictor", "model", "terms", "verdict")
     body += section("Branches that were tried", table(names, tried, left=(0, 6)))

@@ -42,37 +42,59 @@ class EdgeList:
 def read_edges(path: str | Path, nodes: int | None = None) -> EdgeList:
     """Read a CSV (or tab- or space-separated) edge list.
 
-    The first two columns name the ends of an edge; names may be any text. A first row that holds column names, and
-    lines that begin with #, are no edges.
+    The first two columns name the ends of an edge; names may be any text. Lines that begin with # are no edges, nor is
+    a first row that holds column names: known ones, such as source and target, or words above nothing but integers.
 
     Args:
         nodes: names must be integers 0..nodes-1, which are then the indices; None numbers names as they come.
     Raises:
         DataError: a row with fewer than two columns, a name outside 0..nodes-1, no edge, or no text file.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the edge list {path}: {error}") from error
-    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not lines:
-        raise DataError(f"{path} holds no edge; write one per line: source,target")
-    delimiter = next((mark for mark in ",;\t" if mark in lines[0]), " ")
-    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
-    heading = rows.pop(0) if {cell.strip().lower() for cell in rows[0][:2]} <= _HEADINGS else None
-    for number, row in enumerate(rows, start=1):
+    lines = _lines(path)
+    delimiter = next((mark for mark in ",;\t" if lines and mark in lines[0][1]), " ")
+    rows: list[list[str]] = []
+    for number, line in lines:
+        row = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
         if len(row) < 2 or not row[0].strip() or not row[1].strip():
-            raise DataError(f"{path}, edge {number}: {delimiter.join(row)!r} does not name two nodes")
+            raise DataError(f"{path}, line {number}: {line!r} does not name two nodes")
+        rows.append(row)
+    heading = rows.pop(0) if _is_heading(rows) else None
     if not rows:
         raise DataError(f"{path} holds no edge; write one per line: source,target")
     names = _names(rows) if nodes is None else [str(node) for node in range(nodes)]
     index = {name: place for place, name in enumerate(names)}
-    for number, row in enumerate(rows, start=1):
+    for (number, _), row in zip(lines[heading is not None :], rows, strict=True):
         for name in (row[0].strip(), row[1].strip()):
             if name not in index:
-                raise DataError(f"{path}, edge {number}: node {name!r} is none of 0..{len(names) - 1}; raise the count")
+                raise DataError(f"{path}, line {number}: node {name!r} is none of 0..{len(names) - 1}; raise the count")
     ends = torch.tensor([[index[row[0].strip()] for row in rows], [index[row[1].strip()] for row in rows]])
     return EdgeList(rows, heading, names, ends, delimiter)
+
+
+def _lines(path: str | Path) -> list[tuple[int, str]]:
+    """The lines that are neither blank nor comments, with their numbers."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise DataError(f"cannot read the edge list {path}: {reason}") from error
+    return [
+        (number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
+    ]
+
+
+def _is_heading(rows: list[list[str]]) -> bool:
+    if not rows:
+        return False
+    first, others = rows[0], rows[1:]
+    if {cell.strip().lower() for cell in first[:2]} <= _HEADINGS:
+        return True
+    words = not any(_is_integer(cell) for cell in first[:2])
+    return words and bool(others) and all(_is_integer(cell) for row in others for cell in row[:2])
+
+
+def _is_integer(cell: str) -> bool:
+    return cell.strip().removeprefix("-").isdigit()
 
 
 def _names(rows: list[list[str]]) -> list[str]:

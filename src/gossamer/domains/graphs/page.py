@@ -62,6 +62,8 @@ def draw(graphs: Mapping[str, Tensor], nodes: int, y: Tensor | None = None) -> b
         panel.hist(degrees[column], bins=np.unique(bins) if top < 40 else [-0.5, *bins], color="#4c78a8")
         panel.set_yscale("symlog", linthresh=1)
         panel.set_xlim(-1, top + 1)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panel.set_xlabel("degree")
         panel.spines[["top", "right"]].set_visible(False)
         if not column:

@@ -22,10 +22,10 @@ def structure(edge_index: Tensor, nodes: int) -> dict[str, float]:
     count, member = connected_components(coo_matrix((np.ones(len(a)), (a, b)), (nodes, nodes)), directed=False)
     degree = np.bincount(a, minlength=nodes) + np.bincount(b, minlength=nodes)
     return {
-        "edges": float(len(keys)),
-        "components": float(count),
+        "edges": len(keys),
+        "components": int(count),
         "largest component": float(np.bincount(member).max() / nodes),
-        "nodes without edge": float((degree == 0).sum()),
+        "nodes without edge": int((degree == 0).sum()),
         "mean degree": float(degree.mean()),
-        "largest degree": float(degree.max()),
+        "largest degree": int(degree.max()),
     }

@@ -2,9 +2,10 @@
 
 from .basis import BASES, Layout
 from .cue import on_cuequivariance
-from .data import GEOMETRIES, Labelled, geometries, load, make, read_qh9, read_sdf, read_xyz, save
+from .data import GEOMETRIES, Labelled, geometries, load, make, save
 from .evaluation import evaluate
 from .foreign import GatedTensorProduct
+from .geometry_files import read_qh9, read_sdf, read_xyz
 from .model_files import load_model, save_model
 from .network import Shape, SPHNet
 from .orbitals import coefficient_similarity, density, energy_error, matrix_error, solve

@@ -1,9 +1,8 @@
-"""Sets of labelled molecules: made by PySCF, stored as .npz without pickle, read from QH9's database."""
+"""Sets of labelled molecules: made by PySCF, stored as .npz without pickle."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from scipy.spatial.transform import Rotation
 from gossamer.errors import DataError
 from gossamer.runs.files import atomic
 
-from .basis import Layout, number
+from .basis import Layout
 from .orbitals import solve
-from .scf import Molecule, Sample, factor, initial, label
+from .scf import Molecule, Sample, initial, label
 
 VERSION = 1
 FIELDS = ("fock", "guess", "overlap", "energies")
@@ -75,12 +74,14 @@ def make(
     molecules: Sequence[Molecule],
     basis: str = "sto-3g",
     *,
+    max_cycle: int = 50,
     skip: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Labelled:
     """Label molecules by restricted Hartree-Fock.
 
     Args:
+        max_cycle: iterations after which a field is given up.
         skip: leave out what cannot be labelled (open shells, no convergence), and say so, in place of raising.
     Raises:
         DataError: see `scf.label`; or nothing is left.
@@ -88,7 +89,7 @@ def make(
     samples = []
     for position, molecule in enumerate(molecules):
         try:
-            samples.append(label(molecule, basis))
+            samples.append(label(molecule, basis, max_cycle))
         except DataError as error:
             if not skip:
                 raise
@@ -144,77 +145,6 @@ def _samples(held: dict[str, np.ndarray]) -> list[Sample]:
         samples.append(Sample(molecule, **square, energies=held["energies"][line : line + n], cycles=int(cycles)))
         at, line = at + n * n, line + n
     return samples
-
-
-def read_sdf(path: str | Path, limit: int | None = None) -> list[Molecule]:
-    """Molecules of an MDL file (V2000), positions in angstrom. Raises DataError for a file of another kind."""
-    records = Path(path).read_text(encoding="utf-8", errors="replace").split("$$$$\n")
-    found = []
-    for place, record in enumerate(r for r in records if r.strip()):
-        if limit is not None and place >= limit:
-            break
-        lines = record.splitlines()
-        try:
-            rows = [line.split() for line in lines[4 : 4 + int(lines[3][:3])]]
-            elements = np.array([number(row[3]) for row in rows])
-            positions = np.array([[float(v) for v in row[:3]] for row in rows])
-        except (IndexError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{path}, record {place}: no V2000 table of atoms ({error})") from error
-        found.append(Molecule(elements, positions))
-    return found
-
-
-def read_xyz(path: str | Path, unit: str = "angstrom") -> list[Molecule]:
-    """Molecules of an .xyz file, one or several frames. Raises DataError for a file of another kind."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    found, at = [], 0
-    try:
-        while at < len(lines) and lines[at].strip():
-            count = int(lines[at])
-            rows = [line.split() for line in lines[at + 2 : at + 2 + count]]
-            positions = [[float(v) for v in row[1:4]] for row in rows]
-            found.append(Molecule.of(" ".join(row[0] for row in rows), positions, unit))
-            at += 2 + count
-    except (ValueError, IndexError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}, line {at + 1}: not an .xyz file ({error})") from error
-    if not found:
-        raise DataError(f"{path} holds no molecule")
-    return found
-
-
-def read_qh9(path: str | Path, limit: int | None = None, unit: str = "angstrom") -> list[tuple[Molecule, np.ndarray]]:
-    """Molecules and Fock matrices (def2-svp, PySCF's order, hartree) of a database in QH9's form.
-
-    The form is a SQLite table `data` with rows (id, atoms, int32 numbers, float64 positions, float64 matrix). It was
-    written from its published description and tested on a file of that form, not on QH9 itself.
-
-    Raises:
-        DataError: no such table, or a row whose sizes disagree with the basis.
-    """
-    found: list[tuple[Molecule, np.ndarray]] = []
-    if not Path(path).is_file():
-        raise DataError(f"{path} does not exist")
-    connection = sqlite3.connect(f"file:{Path(path).resolve()}?mode=ro", uri=True)
-    try:
-        rows = connection.execute("SELECT * FROM data LIMIT ?", (-1 if limit is None else limit,)).fetchall()
-    except sqlite3.Error as error:
-        raise DataError(f"{path} is no database in QH9's form ({error})") from error
-    finally:
-        connection.close()
-    for key, atoms, numbers, positions, matrix in rows:
-        elements = np.frombuffer(numbers, np.int32)
-        places, values = np.frombuffer(positions, np.float64), np.frombuffer(matrix, np.float64)
-        layout = Layout("def2-svp", tuple(sorted({int(e) for e in elements})))
-        orbitals = sum(len(layout.slots(int(e))) for e in elements)
-        if len(elements) != atoms or places.size != 3 * atoms or values.size != orbitals**2:
-            raise DataError(f"{path}, row {key}: {values.size} entries for {orbitals} orbitals of {atoms} atoms")
-        molecule = Molecule(elements, places.reshape(-1, 3) * factor(unit))
-        found.append((molecule, values.reshape(orbitals, orbitals)))
-    return found
 
 
 def with_guess(pairs: Sequence[tuple[Molecule, np.ndarray]], basis: str = "def2-svp") -> Labelled:

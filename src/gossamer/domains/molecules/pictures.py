@@ -29,17 +29,22 @@ def draw(model: SPHNet, data: Labelled, path: Path) -> Path:
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.3))
     limit = float(np.abs(wanted).max())
-    for axis, matrix, title in zip(
-        axes, (wanted, found, found - wanted), ("true correction", "predicted", "difference, 100 times"), strict=False
-    ):
-        factor = 100 if matrix is not wanted and matrix is not found else 1
-        image = axis.imshow(factor * matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    left = found - wanted
+    factor = _magnification(float(np.abs(left).max()), limit)
+    titles = ("true correction", "predicted", "difference" + (f", {factor} times" if factor > 1 else ""))
+    for axis, matrix, title in zip(axes, (wanted, found, factor * left), titles, strict=False):
+        image = axis.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axis.set(title=title, xticks=[], yticks=[])
     figure.colorbar(image, ax=list(axes[:3]), shrink=0.85, label="hartree")
     _energies(axes[3], model, data)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     return path
+
+
+def _magnification(largest: float, limit: float) -> int:
+    """The power of ten, up to 1000, that brings the largest error nearest to the ends of the colours, within them."""
+    return next((factor for factor in (1000, 100, 10) if factor * largest <= limit), 1)
 
 
 def _energies(axis: Any, model: SPHNet, data: Labelled) -> None:
@@ -53,4 +58,5 @@ def _energies(axis: Any, model: SPHNet, data: Labelled) -> None:
     for name, marker in (("minao", "s"), ("network", "o")):
         axis.plot(range(1, occupied + 1), 1000 * np.mean(errors[name], 0), marker=marker, label=name)
     axis.set(title="occupied energies", xlabel="orbital", ylabel="mean error, millihartree", yscale="log")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False)

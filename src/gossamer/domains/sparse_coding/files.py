@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,11 @@ def model(name: str) -> type[SparseCoder]:
     return MODELS[name]
 
 
-def save(coder: SparseCoder, path: str | Path) -> None:
+def save(coder: SparseCoder, path: str | Path, about: Mapping[str, Any] | None = None) -> None:
     """Write a fitted estimator: settings as JSON, parameters as arrays.
 
+    Args:
+        about: remarks of your own, JSON values; `load` gives them back as `about_`.
     Raises:
         ConfigError: it is not fitted. CheckpointError: the file cannot be written.
     """
@@ -63,6 +66,7 @@ def save(coder: SparseCoder, path: str | Path) -> None:
         "features": coder.n_features_in_,
         "log_likelihood": coder.log_likelihood_,
         "history": coder.history_,
+        "about": dict(about or {}),
     }
     arrays = {f"param_{key}": value.detach().cpu().numpy() for key, value in coder.params_.items()}
     with atomic(Path(path)) as temporary, temporary.open("wb") as handle:
@@ -75,8 +79,9 @@ def load(path: str | Path) -> SparseCoder:
     Raises:
         CheckpointError: missing, damaged, of another format, or arrays that do not fit together.
     """
+    data = _bytes(Path(path))
     try:
-        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             head = json.loads(str(file["head"]))
             params = {
                 key.removeprefix("param_"): torch.from_numpy(file[key])
@@ -93,9 +98,22 @@ def load(path: str | Path) -> SparseCoder:
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is no model of sparse coding: {error}") from error
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{path} is damaged, or no model that `coding learn` made: {reason}") from error
     coder.n_features_in_ = head["features"]
+    coder.about_ = dict(head.get("about", {}))
     return coder
+
+
+def _bytes(path: Path) -> bytes:
+    """The file's content, if it is an archive as `save` writes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the model {path}: {error.strerror}") from error
+    if not data.startswith(b"PK"):
+        raise CheckpointError(f"{path} is no model of sparse coding; `gossamer coding learn` makes one (.npz)")
+    return data
 
 
 def _pillow() -> Any:

@@ -112,6 +112,8 @@ def _right(figure: Any, coder: SparseCoder, strength: Array) -> None:
     usage.bar(np.arange(len(strength)), strength / strength.sum(), color="#5b8c5a", width=0.9)
     usage.set_title("share of the signal's power")
     usage.set_xlabel("component")
+    for axes in (curve, usage):
+        axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def plot_pictures(pictures: Mapping[str, Array], path: str | Path) -> Path:
