@@ -1,6 +1,7 @@
 """gossamer.compile: the same outputs, the same bits, and refusals that say why."""
 
 import threading
+import warnings
 from importlib.util import find_spec
 
 import numpy as np
@@ -347,3 +348,48 @@ def test_squeeze_and_excitation_runs_natively(pruned, act, gate):
         x = 3 * torch.randn(batch, 6, 9, 9)
         with torch.no_grad():
             assert relative(plan._fast(x, 1), model(x)) < 1e-5
+
+
+def test_an_example_that_the_model_cannot_take_is_refused_with_the_layer(digits):
+    with pytest.raises(
+        ConfigError, match=r"shape \(1, 3, 16, 16\)\): in its layer 'stem.conv', .*1 channels, but got 3"
+    ):
+        compiled(digits, 3, 16, 16)
+
+
+class Named(nn.Module):
+    def __init__(self, kind) -> None:
+        super().__init__()
+        self.layer, self.kind = nn.Linear(4, 4), kind
+
+    def forward(self, x):
+        return self.kind(self.layer(x))
+
+
+@pytest.mark.parametrize("kind", [lambda y: {"out": y}, lambda y: (y, y), lambda y: None])
+def test_outputs_other_than_one_tensor_are_refused(kind):
+    with pytest.raises(ConfigError, match=r"one output tensor.*Named returns a (dict|tuple|NoneType).*mode='modules'"):
+        compiled(Named(kind).eval(), 4)
+
+
+def test_what_is_no_model_is_named(digits):
+    with pytest.raises(ConfigError, match=r"torch\.nn\.Module, got str"):
+        compiled("model.safetensors", 4)
+    with pytest.raises(ConfigError, match=r"token numbers.*mode='modules'"):
+        gossamer.compile(digits, torch.zeros(1, 8, dtype=torch.int64))
+
+
+def test_a_scripted_model_runs_through_torch():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls scripting deprecated
+        scripted = torch.jit.script(model)
+    plan = compiled(scripted, 4)
+    x = torch.randn(2, 4)
+    with torch.no_grad():
+        assert torch.allclose(plan(x), model(x), atol=1e-6)
+
+
+def test_what_torch_prints_while_tracing_stays_away(capfd):
+    compiled(Branches().eval(), 4)
+    assert capfd.readouterr() == ("", "")

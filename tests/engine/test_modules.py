@@ -118,3 +118,16 @@ def test_torch_compile_keeps_the_layers_in_one_graph(wide):
 def test_threads_are_refused(wide):
     with pytest.raises(ConfigError, match=r"torch\.set_num_threads"):
         gossamer.compile(wide, torch.randn(1, 256), mode="modules", threads=2)
+
+
+def test_a_model_that_is_one_layer_is_refused(pruned):
+    layer = pruned(nn.Linear(1024, 1024), 0.95)
+    with pytest.raises(ConfigError, match=r"compile torch\.nn\.Sequential\(model\)"):
+        gossamer.compile(layer, torch.randn(1, 1024), mode="modules")
+
+
+def test_an_example_that_does_not_fit_is_named(wide):
+    with pytest.raises(ConfigError, match=r"shape \(1, 100\)\): in its layer '0'"):
+        gossamer.compile(wide, torch.randn(1, 100), mode="modules")
+    with pytest.raises(ConfigError, match=r"features: shape \(1, 256\)\): in its own code, TypeError"):
+        gossamer.compile(wide, {"features": torch.randn(1, 256)}, mode="modules")

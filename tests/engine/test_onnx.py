@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gossamer.engine import onnx
-from gossamer.errors import MissingExtra
+from gossamer.errors import ConfigError, MissingExtra
 from gossamer.models.zoo import build
 
 needs_runtime = pytest.mark.skipif(
@@ -56,3 +56,29 @@ def test_every_activation(act, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), act(), nn.Flatten()).eval()
     assert onnx.export(model, 4 * torch.randn(2, 3, 6, 6), tmp_path / "model.onnx").difference < 1e-5
+
+
+@needs_runtime
+def test_what_cannot_be_exported_is_named_and_nothing_is_written(digits, tmp_path):
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ConfigError, match=r"training mode; call model\.eval"):
+        onnx.export(build("mobilenet-digits"), torch.randn(1, 1, 16, 16), path)
+    with pytest.raises(ConfigError, match="float32"):
+        onnx.export(digits, torch.randn(1, 1, 16, 16).double(), path)
+    with pytest.raises(ConfigError, match=r"in its layer 'stem\.conv'"):
+        onnx.export(digits, torch.randn(1, 3, 16, 16), path)
+    assert not path.exists()
+
+
+@needs_runtime
+def test_networks_that_torch_has_to_export_take_any_batch(tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra export")
+    torch.manual_seed(0)
+    model = build("vit-tiny", shape=(3, 16, 16)).eval()
+    report = onnx.export(model, torch.randn(1, 3, 16, 16), tmp_path / "vit.onnx")
+    assert report.difference < 1e-5
+    run = onnx.session((tmp_path / "vit.onnx").read_bytes())
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, 16, 16)
+        with torch.no_grad():
+            assert torch.allclose(torch.from_numpy(run(x)), model(x), atol=1e-5)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -185,3 +186,17 @@ def test_the_header_is_json(saved):
     data = saved.read_bytes()
     (length,) = struct.unpack_from("<Q", data, 16)
     assert json.loads(data[96 : 96 + length])["output_shape"] == [10]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two"])
+def test_a_number_of_threads_that_is_none_is_named(saved, monkeypatch, given):
+    monkeypatch.setenv("GOSSAMER_THREADS", given)
+    with pytest.raises(ConfigError, match=f"GOSSAMER_THREADS must be a number of at least 1, got '{given}'"):
+        Plan.load(saved)(np.zeros((1, 1, 16, 16), np.float32))
+
+
+def test_an_unknown_processor_level_is_named(saved):
+    code = "import sys; from gossamer.engine.runtime import Plan; Plan.load(sys.argv[1])"
+    environment = {**os.environ, "GOSSAMER_CPU": "avx3"}
+    run = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, env=environment)
+    assert "unknown processor level (GOSSAMER_CPU) 'avx3'; did you mean 'avx" in run.stderr

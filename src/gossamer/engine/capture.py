@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from gossamer.engine.checks import quiet_torch
 from gossamer.engine.graph import Graph, Node
 from gossamer.engine.operators import OPERATORS, UnsupportedError
 from gossamer.errors import ConfigError, GossamerError
@@ -20,11 +21,10 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
         ConfigError: more than one input or output tensor.
         GossamerError: torch cannot trace the model, as with control flow that depends on data.
     """
-    program, batch = _exported(model, example)
-    return Importer(program, batch).run()
+    return Importer(*exported(model, example)).run()
 
 
-def _exported(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, int | None]:
+def exported(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, int | None]:
     """Any batch size where the model allows it; a second image keeps torch from taking the size 1 for a constant."""
     two = torch.cat([example, example])[:2] if len(example) else example
     problems = []
@@ -32,7 +32,8 @@ def _exported(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, int |
         for source in (model, None):
             try:
                 traced = source or torch.fx.symbolic_trace(model)
-                program = torch.export.export(traced, (inputs,), dynamic_shapes=shapes)
+                with quiet_torch():
+                    program = torch.export.export(traced, (inputs,), dynamic_shapes=shapes)
             except Exception as error:  # whatever the model's code raises while it is traced
                 problems.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
                 continue
@@ -165,6 +166,7 @@ def _layer(node: Any) -> str:
     """The innermost module's path, with the operation where a module does several things."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = str(stack[-1][0]) if stack else ""
+    path = "" if path.startswith("_empty_nn_module_stack") else path  # torch's own word for none
     kind = str(node.target).removeprefix("aten.").split(".")[0]
     is_leaf = stack and kind.replace("_", "") in str(stack[-1][1]).lower()
     return path if is_leaf else f"{path}.{kind}" if path else kind

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from gossamer.engine import onnx, tune
 from gossamer.engine.assemble import Choice, assemble, join_pairs
 from gossamer.engine.capture import capture
+from gossamer.engine.checks import answer, check_example, check_model
 from gossamer.engine.executor import Executor
 from gossamer.engine.fuse import fuse
 from gossamer.engine.graph import Graph, Node
 from gossamer.engine.modules import swap_modules
 from gossamer.engine.packing import DENSE, DENSE_BF16, ROW_FORMATS, TORCH, Packer, density, has_bf16
-from gossamer.engine.report import LayerReport, PlanReport
+from gossamer.engine.report import LayerReport, PlanReport, joined
 from gossamer.engine.runtime import Plan, check_input, checked_threads
 from gossamer.errors import ConfigError, GossamerError, unknown
 from gossamer.kernels import native
@@ -61,8 +62,8 @@ def compile(
     Returns:
         a `CompiledPlan` for "plan", the model itself for "modules".
     Raises:
-        ConfigError: the model is in training mode or not float32 on the CPU; an unknown mode or precision; threads
-            below 1.
+        ConfigError: the model is in training mode or not float32 on the CPU, does not accept the example, or returns
+            something else than one tensor (plans); an unknown mode or precision; threads below 1.
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
@@ -70,34 +71,15 @@ def compile(
         raise unknown("precision", precision, PRECISIONS)
     rounds = precision != PRECISIONS[0]
     checked_threads(threads)
-    _check_model(model)
+    check_model(model)
     if mode == "modules":
         if threads is not None:
             raise ConfigError("modules follow torch.set_num_threads; threads is for plans")
         if isinstance(example, Tensor) and (example.is_floating_point() or example.is_complex()):
             check_input(tuple(example.shape), str(example.dtype), tuple(example.shape[1:]))
         return swap_modules(model, example, rounds and has_bf16())
-    _check_example(example)
+    check_example(example)
     return CompiledPlan(model, example, threads, rounds)
-
-
-def _check_model(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
-        name = next(name for name, module in model.named_modules() if module.training)
-        raise ConfigError(f"the model{f' ({name})' if name else ''} is in training mode; call model.eval() first")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.dtype in (torch.float64, torch.float16, torch.bfloat16) or tensor.dtype.is_complex:
-            raise ConfigError(f"a plan computes in float32, but {name} is {tensor.dtype}; use model.float()")
-        if tensor.device.type != "cpu":
-            raise ConfigError(f"a plan runs on the CPU, but {name} is on {tensor.device}; use model.cpu()")
-
-
-def _check_example(example: Any) -> None:
-    if not isinstance(example, Tensor):
-        raise ConfigError(f"a plan is compiled for one example tensor, got {type(example).__name__}")
-    check_input(tuple(example.shape), str(example.dtype), tuple(example.shape[1:]))
-    if example.dim() < 2 or not example.numel():
-        raise ConfigError(f"the example needs a batch and at least one feature, got shape {tuple(example.shape)}")
 
 
 class CompiledPlan(Plan):
@@ -108,6 +90,12 @@ class CompiledPlan(Plan):
 
     def __init__(self, model: nn.Module, example: Tensor, threads: int | None, rounds: bool = False) -> None:
         self._model = copy.deepcopy(model)
+        output = answer(self._model, example)
+        if not isinstance(output, Tensor):
+            raise ConfigError(
+                f"a plan has one output tensor, but this {type(model).__name__} returns a {type(output).__name__}; use "
+                "mode='modules', or wrap the model in one that returns the tensor you need"
+            )
         self.threads = checked_threads(threads)
         self.input_shape = tuple(example.shape[1:])
         self._rounds = rounds and has_bf16()
@@ -253,7 +241,7 @@ class CompiledPlan(Plan):
         """
         found = self._native
         if found is None or not found.assembly.is_native:
-            raise ConfigError(f"this plan cannot be saved, parts need torch: {'; '.join(self._report.breaks)}")
+            raise ConfigError(f"this plan cannot be saved, parts need torch: {'; '.join(joined(self._report.breaks))}")
         graph = found.graph
         output = tuple(graph.output_shape or ())
         Plan(found.machine, graph.source, graph.result, self.input_shape, output, self._report).save(path)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.engine import tune
+from gossamer.engine.checks import answer
 from gossamer.engine.packing import BF16, BITMAP_BF16, FEW_VECTORS, FORMATS, ROW_FORMATS
 from gossamer.engine.report import LayerReport, PlanReport
+from gossamer.errors import ConfigError
 from gossamer.kernels import native
 from gossamer.kernels.conv import conv2d
 from gossamer.kernels.formats import PackedWeight
@@ -19,6 +21,7 @@ from gossamer.kernels.gemv import gemv
 from gossamer.kernels.spmm import linear
 
 MOST_DENSITY = 0.7  # above it no candidate is tried
+_WRAP = "compile torch.nn.Sequential(model)"
 MARGIN = 0.95  # a layer is swapped if it then takes less than this share of its time
 
 
@@ -80,6 +83,8 @@ def swap_modules(model: nn.Module, example: Any, rounds: bool = False) -> nn.Mod
         the model itself; `model.gossamer_report` is a `PlanReport` with every candidate layer.
     """
     layers = {name: module for name, module in model.named_modules() if _is_candidate(module)}
+    if "" in layers:
+        raise ConfigError(f"the model is itself the layer, which cannot be exchanged in place: {_WRAP}")
     inputs = record_inputs(model, layers, example)
     report = PlanReport(runs="modules", level=native.level(), threads=native.threads())
     for name, module in layers.items():
@@ -96,8 +101,11 @@ def swap_modules(model: nn.Module, example: Any, rounds: bool = False) -> nn.Mod
 
 
 def _is_candidate(module: nn.Module) -> bool:
-    if type(module) is nn.Linear:
-        return True
+    return type(module) is nn.Linear or is_pointwise(module)
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """A plain 1x1 convolution of stride 1: a product with each pixel."""
     return (
         type(module) is nn.Conv2d
         and module.kernel_size == module.stride == (1, 1)
@@ -118,10 +126,7 @@ def record_inputs(model: nn.Module, layers: Mapping[str, nn.Module], example: An
 
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in layers.items()]
     try:
-        if isinstance(example, Mapping):
-            model(**example)
-        else:
-            model(*(example if isinstance(example, tuple) else (example,)))
+        answer(model, example)
     finally:
         for handle in handles:
             handle.remove()

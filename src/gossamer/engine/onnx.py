@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.engine import tune
-from gossamer.engine.capture import capture
+from gossamer.engine.capture import Importer, exported
+from gossamer.engine.checks import answer, check_example, check_model, quiet_torch
 from gossamer.engine.fuse import fuse
 from gossamer.engine.graph import Graph, Node
-from gossamer.errors import GossamerError, MissingExtra
+from gossamer.errors import ConfigError, GossamerError, MissingExtra
 from gossamer.kernels import native
+from gossamer.runs.files import atomic
 
 OPSET, IR_VERSION = 20, 10
 ACTIVATIONS = {
@@ -61,29 +62,31 @@ def export(model: nn.Module, example: Tensor, path: str | Path) -> ExportReport:
     """Write an ONNX file (zeros stay stored, any batch size), and compare it with torch in ONNX Runtime.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, with one output tensor.
         example: float32 (batch, ...).
     Raises:
+        ConfigError: the model is in training mode, not float32 on the CPU, or does not accept the example.
         MissingExtra: onnx or onnxruntime is not installed.
-        GossamerError: ONNX Runtime computes something else than torch.
+        GossamerError: ONNX Runtime computes something else than torch; nothing is written then.
     """
     require("onnxruntime")
     path = Path(path)
+    check_model(model)
+    check_example(example)
+    wanted = answer(model, example)
+    if not isinstance(wanted, Tensor):
+        raise ConfigError(f"export writes networks with one output tensor, this one returns a {type(wanted).__name__}")
+    wanted = wanted.numpy()
     data = to_bytes(model, example)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
     run, dense = session(data), session(to_bytes(_without_zeros(model), example))
-    wanted, found = model(example).numpy(), run(example)
+    found = run(example)
     difference = float(np.abs(wanted - found).max() / max(1e-12, float(np.abs(wanted).max())))
     if found.shape != wanted.shape or difference > 1e-4:
         raise GossamerError(
             f"ONNX Runtime's output {found.shape} differs from torch's {wanted.shape} by {difference:.3g}"
         )
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
     runners: dict[str, Callable[[Tensor], Any]] = {"torch eager": model, "onnxruntime": run, "onnxruntime dense": dense}
     calls: dict[str, Callable[[], object]] = {name: partial(f, example) for name, f in runners.items()}
     times = tune.race(calls, native.threads())
@@ -120,16 +123,17 @@ def require(package: str) -> Any:
 def to_bytes(model: nn.Module, example: Tensor) -> bytes:
     """The network in ONNX: ours with folded normalisation where the engine knows all operators, else torch's."""
     require("onnx")
-    graph = capture(model, example)
+    program, batch = exported(model, example)
+    graph = Importer(program, batch).run()
     fuse(graph)
     if graph.batch is None and all(node.op != "torch" for node in graph.nodes):
         return graph_to_bytes(graph)
     require("onnxscript")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_torch():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(model, (example,), dynamo=True, verbose=False)
-    assert program is not None
-    return program.model_proto.SerializeToString()
+        made = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert made is not None
+    return made.model_proto.SerializeToString()
 
 
 def graph_to_bytes(graph: Graph) -> bytes:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+MOST_NAMES = 3  # of places that one reason for a break lists
+
 
 @dataclass
 class LayerReport:
@@ -79,12 +81,30 @@ class PlanReport:
             rows.append((r.layer, r.kind, r.runs, *numbers, r.why))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines += ["", f"runs: {self.runs} ({self.level}, {self.threads} thread(s), batch {self.batch})"]
+        lines += ["", f"runs: {self.runs} ({self.level}, {self.threads} thread(s), batch {self.batch}){self._gain()}"]
         lines += [f"  {name}: {ms:.3f} ms" for name, ms in sorted(self.milliseconds.items(), key=lambda item: item[1])]
         if self.difference is not None:
             lines.append(f"the plan's output differs from torch's by {self.difference:.1e} of the largest")
-        lines += [f"break: {reason}" for reason in self.breaks]
+        lines += [f"break: {reason}" for reason in joined(self.breaks)]
         return "\n".join(lines)
+
+    def _gain(self) -> str:
+        if self.runs != "plan" or self.speedup is None:
+            return ""
+        return f", {self.speedup:.2f} times as fast as the fastest peer"
+
+
+def joined(breaks: list[str]) -> list[str]:
+    """Places with the same reason in one line."""
+    places: dict[str, list[str]] = {}
+    for text in breaks:
+        place, _, reason = text.rpartition(": ")
+        places.setdefault(reason, []).append(place)
+    return [
+        f"{', '.join(dict.fromkeys(names[:MOST_NAMES]))}{' ...' if len(names) > MOST_NAMES else ''}: {reason}"
+        f"{f' ({len(names)} times)' if len(names) > 1 else ''}".removeprefix(": ")
+        for reason, names in places.items()
+    ]
 
 
 def _number(value: float | None, digits: int) -> str:

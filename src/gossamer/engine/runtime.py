@@ -18,7 +18,7 @@ import numpy as np
 
 from gossamer.engine import planfile
 from gossamer.engine.report import PlanReport
-from gossamer.errors import CheckpointError, ConfigError, GossamerError, ShapeError
+from gossamer.errors import CheckpointError, ConfigError, GossamerError, ShapeError, unknown
 
 STEP_WIDTH = 19  # int64 numbers of a step: struct Step in csrc/engine/program.hpp
 CACHE_FLOATS = 1 << 18  # of the arena: as many images at a time as a second-level cache holds
@@ -36,7 +36,9 @@ def extension() -> Any:
     except ImportError as error:
         raise GossamerError(f"plans need gossamer's compiled kernels, which are missing: {error}") from error
     wanted = os.environ.get("GOSSAMER_CPU")
-    if wanted in _native.levels() and "gossamer.kernels.native" not in sys.modules:  # which does it where torch is
+    if wanted and wanted != "none" and "gossamer.kernels.native" not in sys.modules:  # which does it where torch is
+        if wanted not in _native.levels():
+            raise unknown("processor level (GOSSAMER_CPU)", wanted, _native.levels())
         _native.set_level(wanted)
     return _native
 
@@ -174,7 +176,7 @@ class Plan:
         self._machine.run_ends(((self._source, x), (self._result, y)), images, self._thread_count(), nanoseconds)
 
     def _thread_count(self) -> int:
-        return self.threads or checked_threads(int(os.environ.get("GOSSAMER_THREADS", "1"))) or 1
+        return self.threads or _threads_of_environment()
 
     @property
     def steps(self) -> int:
@@ -248,6 +250,14 @@ def check_input(shape: tuple[int, ...], dtype: str, wanted: tuple[int, ...]) -> 
             f"the input has shape {shape}, the plan was compiled for (batch, {', '.join(map(str, wanted))}); "
             "compile again with an example of the new shape"
         )
+
+
+def _threads_of_environment() -> int:
+    """GOSSAMER_THREADS, or 1. Raises ConfigError unless it is a positive number."""
+    given = os.environ.get("GOSSAMER_THREADS") or "1"
+    if not given.isdecimal() or not int(given):
+        raise ConfigError(f"GOSSAMER_THREADS must be a number of at least 1, got {given!r}")
+    return int(given)
 
 
 def checked_threads(threads: int | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.engine import tune
+from gossamer.engine.checks import answer
 from gossamer.errors import ConfigError, unknown
 from gossamer.kernels import native
 from gossamer.sparsify.accounting.flops import flops
@@ -44,7 +46,7 @@ class Shrunk:
     def __str__(self) -> str:
         return (
             f"{100 * self.removed:.0f} % of the channels removed: {self.before:.4g} -> {self.cost:.4g} {self.unit} "
-            f"({self.before / self.cost:.2f} times fewer, the budget was {self.budget:.4g})"
+            f"({self.before / self.cost:.2f} times less, the budget was {self.budget:.4g})"
         )
 
 
@@ -63,33 +65,41 @@ def shrink(
     result: removed channels are missed.
 
     Args:
-        example: float32 (batch, ...).
+        model: measured in evaluation mode, whichever it is in; it stays as it is, and the result is in its mode.
+        example: one input (batch, ...).
         budget: share of the present cost, in (0, 1].
         by: "flops" counts multiplications and additions, "latency" measures torch here, on the example.
         score: of channels: l1, bn_scale or fpgm.
         scope: "global" ranks all layers' channels together, "layer" takes the same share of each.
     Raises:
-        ConfigError: a budget outside (0, 1], or one that no number of channels meets.
+        ConfigError: a budget outside (0, 1], or one that no number of channels meets; an example that the model does
+            not accept; a network of which no channels can be removed.
     """
     if by not in ("flops", "latency"):
         raise unknown("cost", by, ("flops", "latency"))
     if not 0 < budget <= 1:
         raise ConfigError(f"the budget is a share of the present cost in (0, 1], got {budget}")
+    modes = {name: module.training for name, module in model.named_modules()}
+    model = copy.deepcopy(model).eval()
+    answer(model, example)
     cost: Callable[[nn.Module], float] = _flops(example) if by == "flops" else _latency(example)
     before = cost(model)
     limit = budget * before
     graph = channel_graph(model, example)
+    if not graph.groups:
+        why = "; ".join(f"{layer}: {reason}" for layer, reason in graph.refused.items())
+        raise ConfigError(f"no channels of this {type(model).__name__} can be removed{f' ({why})' if why else ''}")
 
     def cut(share: float) -> Surgery:
         masks = choose_channels(model, graph, Choice(score, Ratio(share, scope)))
         return remove_channels(model, example, masks, graph=graph)
 
-    low, high = 0.0, MOST
+    low, high = 0.0, 0.0 if budget == 1 else MOST
     best = cut(high)
-    found = cost(best.model)
+    found = before if budget == 1 else cost(best.model)
     if found > limit:
         raise ConfigError(f"even without {100 * MOST:.0f} % of its channels the model costs more than {budget:.3g}")
-    for _ in range(HALVINGS):
+    for _ in range(HALVINGS if high else 0):
         middle = (low + high) / 2
         tried = cut(middle)
         now = cost(tried.model)
@@ -97,6 +107,8 @@ def shrink(
             high, best, found = middle, tried, now
         else:
             low = middle
+    for name, module in best.model.named_modules():
+        module.training = modes[name]
     return Shrunk(best.model, best.plan, high, found, before, limit, "flops" if by == "flops" else "ms")
 
 

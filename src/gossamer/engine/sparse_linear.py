@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from gossamer.engine.modules import is_pointwise
 from gossamer.engine.sparse_layer import SparseConv1x1, SparseLinear
 from gossamer.engine.sparse_store import LinearStore, Swap
 from gossamer.errors import ConfigError, MaskError
@@ -95,7 +96,7 @@ def _why_not(model: nn.Module, name: str, mask: Tensor, max_density: float) -> s
     """Why this weight stays masked dense."""
     path, _, attr = name.rpartition(".")
     module = model.get_submodule(path)
-    if not (type(module) is nn.Linear or _is_pointwise(module)) or attr != "weight" or not path:
+    if not (type(module) is nn.Linear or is_pointwise(module)) or attr != "weight" or not path:
         return f"no plain nn.Linear or 1x1 nn.Conv2d of stride 1 inside the model, but {type(module).__name__}"
     weight = module.weight
     if weight.device.type != "cpu" or weight.dtype is not torch.float32:
@@ -109,15 +110,6 @@ def _why_not(model: nn.Module, name: str, mask: Tensor, max_density: float) -> s
     if density > most:
         return f"denser than {most:g}"
     return None
-
-
-def _is_pointwise(module: nn.Module) -> bool:
-    return (
-        type(module) is nn.Conv2d
-        and module.kernel_size == module.stride == (1, 1)
-        and module.padding in ((0, 0), "valid", "same")
-        and module.groups == 1
-    )
 
 
 def _owners(model: nn.Module, weight: Tensor) -> int:
