@@ -83,5 +83,8 @@ def demo(
     shown = comparison(cards, title="Digits, 90 % sparse against dense", command=command)
     shown.save(output / "comparison.json")
     typer.echo(table(shown))
-    typer.echo(f"granet compiled: {ratio:.2f}x the fastest dense peer measured here (one thread, batch 1)")
+    if ratio is None:
+        typer.echo("granet is not compiled: that needs the compiled kernels, see gossamer doctor")
+    else:
+        typer.echo(f"granet compiled: {ratio:.2f}x the fastest dense peer measured here (one thread, batch 1)")
     typer.echo(f"report: {write(shown, output / 'report.html')}")

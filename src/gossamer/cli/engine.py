@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.console import print_json
+from gossamer.cli.console import print_json, say, size
 from gossamer.cli.options import Json, ModelName
-from gossamer.cli.prune import find_weights
-from gossamer.errors import CheckpointError, ConfigError
+from gossamer.cli.saved import SHRINK_PLAN, Saved, Shape, Source, new_file, new_folder, save_changed, saved_model
+from gossamer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from gossamer.engine.runtime import Plan
 
-SHRINK_PLAN = "shrink-plan.json"
-Source = Annotated[Path, typer.Argument(help="Folder of a saved model or run, or a safetensors file.")]
-Shape = Annotated[
-    str | None, typer.Option("--shape", metavar="C,H,W", help="Of one input; default: that of the run's data.")
-]
+RECALIBRATION = 20  # batches, as in `gossamer prune`
 Batch = Annotated[int, typer.Option(min=1, help="Inputs at a time, for measurements.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Default: as many as torch uses.")]
 
@@ -43,11 +39,15 @@ def compile(
     """
     from gossamer.engine import compile as compile_model
 
-    found = _model(source, model, shape, batch)
-    plan = compile_model(*found, threads=threads, precision=precision)
+    if output is not None:
+        new_file(output)
+    found = saved_model(source, model, shape, batch)
+    plan = compile_model(found.model, found.example, threads=threads, precision=precision)
+    _show(plan.report(), as_json)
     if output is not None:
         plan.save(output)
-    _show(plan.report(), as_json)
+        if not as_json:
+            print(f"plan: {output}, {size(output.stat().st_size)}, runs without torch; gossamer bench {output}")
 
 
 def bench(
@@ -56,7 +56,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads to run on.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Measure a saved plan, layer by layer.
+    """Measure a saved plan, layer by layer, and recall what its peers took when it was compiled.
 
     Example: gossamer bench out/digits.plan
     """
@@ -66,6 +66,8 @@ def bench(
 
     from gossamer.engine import runtime
 
+    if plan.is_dir() or plan.suffix == ".safetensors":
+        raise ConfigError(f"{plan} holds a model, not a plan; make one by gossamer compile {plan} -o model.plan")
     loaded = runtime.Plan.load(plan, threads)
     x = np.random.default_rng(0).standard_normal((batch, *loaded.input_shape), np.float32)
     y = np.empty((batch, *loaded.output_shape), np.float32)
@@ -77,13 +79,17 @@ def bench(
         loaded.run_at(x.ctypes.data, y.ctypes.data, batch, clock)
         total = min(total, time.perf_counter() - start)
         best = np.minimum(best, clock)
-    steps = (best / 1e3).tolist()
+    steps, then = (best / 1e3).tolist(), loaded.report()
     if as_json:
-        print_json({"milliseconds": 1e3 * total, "inputs_per_second": batch / total, "steps_us": steps})
-    else:
-        print(f"{1e3 * total:.3f} ms for {batch} input(s), {batch / total:.0f} inputs a second, {threads} thread(s)")
-        for name, us in zip(_step_names(loaded), steps, strict=True):
-            print(f"{us:10.1f} us  {name}")
+        found = {"milliseconds": 1e3 * total, "inputs_per_second": batch / total, "steps_us": steps}
+        print_json(found | {"names": _step_names(loaded), "when_compiled": then.milliseconds})
+        return
+    print(f"{1e3 * total:.3f} ms for {batch} input(s), {batch / total:.0f} inputs a second, {threads} thread(s)")
+    for name, us in zip(_step_names(loaded), steps, strict=True):
+        print(f"{us:10.1f} us  {name}")
+    times = ", ".join(f"{name} {ms:.3f} ms" for name, ms in sorted(then.milliseconds.items(), key=lambda pair: pair[1]))
+    if times:
+        print(f"when it was compiled ({then.threads} thread(s), batch {then.batch}): {times}")
 
 
 def _step_names(plan: Plan) -> list[str]:
@@ -107,7 +113,9 @@ def export(
     """
     from gossamer.engine.onnx import export as export_model
 
-    _show(export_model(*_model(source, model, shape, batch), output), as_json)
+    new_file(output)
+    found = saved_model(source, model, shape, batch)
+    _show(export_model(found.model, found.example, output), as_json)
 
 
 def shrink(
@@ -122,92 +130,51 @@ def shrink(
 ) -> None:
     """Remove whole channels until the model costs a share of what it did: faster in any runtime.
 
-    `compile` and `export` read the folder that it writes.
+    The folder of a run brings its data: batch statistics are then recalibrated, and the model is measured before and
+    after. `compile` and `export` read the folder that this writes.
 
     Example: gossamer shrink out/train --budget 0.5 -o out/small
     """
-    import json
-    import shutil
-
-    from safetensors.torch import save_file
-
     from gossamer.engine.shrink import shrink as shrink_model
+    from gossamer.runs.files import write_json
 
-    small = shrink_model(*_model(source, model, shape, batch), budget, by=by)  # type: ignore[arg-type]
-    output.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.contiguous() for name, t in small.model.state_dict().items()}, output / "model.safetensors")
-    (output / SHRINK_PLAN).write_text(json.dumps(small.plan))
-    settings = find_weights(source).with_name("config.yaml")
-    if settings.exists():  # so that the other commands know the model
-        shutil.copyfile(settings, output / settings.name)
-    _show(small, as_json)
+    found = saved_model(source, model, shape, batch)
+    new_folder(output, found)
+    small = shrink_model(found.model, found.example, budget, by=by)  # type: ignore[arg-type]
+    measured = _recalibrated(found, small.model)
+    save_changed(output, small.model, found)
+    write_json(output / SHRINK_PLAN, small.plan)
+    if as_json:
+        print_json({"folder": str(output), **_plain(small), **measured})
+        return
+    print(small)
+    for name, value in (measured["before_test"] or {}).items():
+        print(f"test {name}: {value:.4f} before, {measured['test'][name]:.4f} after, without further training")
+    print(f"model: {output / 'model.safetensors'}")
+
+
+def _recalibrated(source: Saved, small: nn.Module) -> dict[str, Any]:
+    """Test measures before and after; recalibrates the batch statistics of `small`. None without the run's data."""
+    from gossamer.report.experiment import TASKS
+    from gossamer.sparsify.averaging import recalibrate_bn
+
+    if source.data is None or source.config is None:
+        return {"recalibrated": 0, "before_test": None, "test": None}
+    task, data = TASKS[source.config.task], source.data
+    before = task(source.model).evaluate(data.test)
+    used = recalibrate_bn(small, data.train, min(RECALIBRATION, len(data.train)))
+    if used:
+        say(f"batch statistics recalibrated on {used} batches")
+    return {"recalibrated": used, "before_test": before, "test": task(small.eval()).evaluate(data.test)}
 
 
 def _show(found: Any, as_json: bool) -> None:
-    if not as_json:
+    if as_json:
+        print_json(_plain(found))
+    else:
         print(found)
-        return
-    hidden = ("model", "plan")
-    print_json({key: value for key, value in _plain(found).items() if key not in hidden})
 
 
 def _plain(found: Any) -> dict[str, Any]:
-    return found.to_json() if hasattr(found, "to_json") else dict(vars(found))
-
-
-def _model(source: Path, name: str | None, shape: str | None, batch: int) -> tuple[nn.Module, Tensor]:
-    """The trained model in evaluation mode, and an example."""
-    import torch
-
-    from gossamer.data import load
-    from gossamer.models import build, load_weights
-    from gossamer.training.config import Config, load_config
-
-    weights = find_weights(source)
-    settings = weights.with_name("config.yaml")
-    sizes = _sizes(shape)
-    if name is not None:
-        if sizes is None:
-            raise ConfigError("--model needs --shape, such as --shape 3,32,32")
-        made = build(name, shape=sizes)
-    elif settings.exists():
-        config = load_config(settings, kind=Config)
-        data = load(config.data.name, **config.data.options)
-        sizes = sizes or tuple(data.shape)
-        made = build(config.model.name, **{"shape": sizes, "classes": data.classes} | config.model.options)
-    else:
-        raise ConfigError(f"{weights} has no config.yaml beside it: name the model by --model and --shape")
-    _take_shape(made, weights.with_name(SHRINK_PLAN))
-    load_weights(made, weights)
-    return made.eval(), torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(0))
-
-
-def _take_shape(model: nn.Module, plan: Path) -> None:
-    """The shapes of a model that `shrink` made smaller, where its plan lies beside the weights.
-
-    Raises:
-        CheckpointError: the plan is damaged, or belongs to another model.
-    """
-    import json
-
-    from gossamer.sparsify.surgery import apply_shrink_plan
-
-    if not plan.exists():
-        return
-    try:
-        changes = json.loads(plan.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {plan}: {error}") from error
-    apply_shrink_plan(model, changes)
-
-
-def _sizes(shape: str | None) -> tuple[int, ...] | None:
-    if shape is None:
-        return None
-    try:
-        sizes = tuple(int(part) for part in shape.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise ConfigError(f"--shape takes positive sizes such as 3,32,32, got {shape!r}")
-    return sizes
+    values = found.to_json() if hasattr(found, "to_json") else dict(vars(found))
+    return {key: value for key, value in values.items() if key not in ("model", "plan")}

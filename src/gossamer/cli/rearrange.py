@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from gossamer.cli.console import print_json, say
-from gossamer.cli.engine import Shape, Source, _model
 from gossamer.cli.options import Json, ModelName
+from gossamer.cli.saved import Shape, Source, new_folder, save_changed, saved_model
 
 
 def rearrange(
@@ -30,26 +30,20 @@ def rearrange(
 
     Example: gossamer rearrange out/train --block 8 --sparsity 0.3 --prune -o out/blocks --picture out/gain.png
     """
-    from safetensors.torch import save_file
-
     from gossamer.runs.files import write_json
     from gossamer.sparsify.rearrange import rearrange as find_orders
     from gossamer.sparsify.strips import layer_patterns, prune_strips_
 
-    network, example = _model(source, model, shape, 2)
+    given = saved_model(source, model, shape, 2)
+    network, example = given.model, given.example
+    new_folder(output, given)
     layers = layer_patterns(network, block, balanced=balanced)
     say(f"{len(layers.patterns)} layers in blocks, {len(layers.dense)} dense")
     found = find_orders(network, example, layers.patterns, sparsity, passes=passes, seed=seed)
     moved = found.apply(network)
     if prune:
         prune_strips_(moved, layers.patterns, sparsity)
-    output.mkdir(parents=True, exist_ok=True)
-    temporary = output / ".model.safetensors.tmp"
-    save_file({name: tensor.contiguous() for name, tensor in moved.state_dict().items()}, temporary)
-    temporary.replace(output / "model.safetensors")
-    config = source / "config.yaml" if source.is_dir() else source.with_name("config.yaml")
-    if config.exists():
-        (output / "config.yaml").write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
+    save_changed(output, moved, given)
     record = found.as_json() | {"block": block, "pruned": prune, "dense": layers.dense}
     write_json(output / "rearrangement.json", record)
     if picture is not None:

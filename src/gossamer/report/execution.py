@@ -12,20 +12,25 @@ from gossamer.report.card import Executed, Latency, ReportCard
 from gossamer.report.experiment import hardware
 
 
-def compiled(card: ReportCard, model: nn.Module, example: Tensor, save: Path | None = None) -> tuple[ReportCard, float]:
+def compiled(
+    card: ReportCard, model: nn.Module, example: Tensor, save: Path | None = None
+) -> tuple[ReportCard, float | None]:
     """Compile `model` for one thread and add to its card the times of the plan, of its peers, and of every layer.
 
     Args:
         model: trained, in evaluation mode. example: one input, with its batch dimension.
         save: also write the plan there, a file that runs without torch.
     Returns:
-        (card, speed-up over the fastest dense peer measured).
+        (card, speed-up over the fastest dense peer measured). Without compiled kernels there is neither a file nor a
+        speed-up: the card as it was, and None.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         plan = gossamer.compile(model, example, threads=1)
         report = plan.report()
+        if "plan" not in report.milliseconds:
+            return card, None
         if save is not None:
             plan.save(save)
     finally:
