@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from gossamer.errors import ConfigError, DataError
+from gossamer.experts.clip_classes import classify
+from gossamer.experts.hf import load_dense
+
 transformers = pytest.importorskip("transformers", reason="the models are transformers' own")
 image = pytest.importorskip("PIL.Image", reason="needs pillow (extra superres)")
 
@@ -62,6 +66,7 @@ def test_the_method_and_the_evaluation(gossamer, clip):
 def test_upcycling_and_bad_input(gossamer, clip):
     done = gossamer("experts", "upcycle", "clip", "--last", 1, "-o", "moe", "--json", cwd=clip)
     assert done.code == 0, done.err
+    assert (clip / "moe" / "tokenizer.json").is_file()
     assert gossamer("experts", "upcycle", "clip", "-k", 9, cwd=clip).code == 2
     none = gossamer("experts", "upcycle", "pairs", cwd=clip)
     assert none.code == 3
@@ -70,3 +75,36 @@ def test_upcycling_and_bad_input(gossamer, clip):
     broken = gossamer("experts", "evaluate", "clip", "pairs", cwd=clip)
     assert broken.code == 3
     assert "line 1" in broken.err
+
+
+def test_zero_shot_classification(gossamer, clip):
+    for number in range(10):
+        folder = clip / "classes" / WORDS[3 + number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        (clip / "pairs" / f"{number}.png").rename(folder / f"{number}.png")
+    options = ("--classes", "classes", "--template", "a {} picture", "--json")
+    done = gossamer("experts", "evaluate", "clip", *options, cwd=clip)
+    assert done.code == 0, done.err
+    assert (done.json["classes"], done.json["pictures"]) == (3, 10)
+    assert 0 <= done.json["zero-shot accuracy"] <= 1
+    model = load_dense(clip / "clip")
+    for folder, templates, error, message in (
+        ("classes", ["a picture"], ConfigError, "{}"),
+        ("pairs", ["a {}"], DataError, "at least two"),
+    ):
+        with pytest.raises(error, match=message):
+            classify(model, clip / "clip", clip / folder, templates)
+    (clip / "classes" / "white").mkdir()
+    with pytest.raises(DataError, match="'white' has no picture"):
+        classify(model, clip / "clip", clip / "classes")
+
+
+def test_a_published_mixture_is_inspected(gossamer, tmp_path):
+    config = transformers.MixtralConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4, head_dim=8,
+    )  # fmt: skip
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "mixtral")
+    done = gossamer("experts", "inspect", "mixtral", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert {row["experts"] for row in done.json["layers"].values()} == {4}

@@ -14,7 +14,7 @@ def test_tables_are_matched(gossamer, tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in rows))
     (tmp_path / "b.csv").write_text("".join(f"{rows[i][0] + 0.1},{rows[i][1]}\n" for i in order))
     pytest.importorskip("matplotlib", reason="pictures need the report extra")
-    done = gossamer("transport", "match", "a.csv", "b.csv", "--picture", "p.png", "--json", cwd=tmp_path)
+    done = gossamer("transport", "match", "a.csv", "b.csv", "-k", 1, "--picture", "p.png", "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert done.json["pairs"] == 4
@@ -23,6 +23,20 @@ def test_tables_are_matched(gossamer, tmp_path):
     (tmp_path / "b.csv").write_text("1,nan\n")
     assert gossamer("transport", "match", "a.csv", "b.csv", cwd=tmp_path).code == 3
     assert gossamer("transport", "match", "a.csv", "none.csv", cwd=tmp_path).code == 3
+
+
+def test_the_exact_plan_in_the_place_of_a_limited_one(gossamer, tmp_path):
+    pytest.importorskip("ot", reason="POT comes with the transport extra")
+    (tmp_path / "a.csv").write_text("0\n1\n2\n")
+    (tmp_path / "b.csv").write_text("0\n2\n")
+    one = gossamer("transport", "match", "a.csv", "b.csv", "-k", 1, cwd=tmp_path)
+    assert one.code == 0
+    assert "--exact" in one.out
+    done = gossamer("transport", "match", "a.csv", "b.csv", "--exact", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.json["converged"] is True
+    assert done.json["row error"] < 1e-12
+    assert done.json["pairs"] == 4
 
 
 def test_a_picture_gets_the_colours_of_another(gossamer, tmp_path):

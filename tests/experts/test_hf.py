@@ -15,6 +15,9 @@ from gossamer.experts import (
     encode_clip,
     find_ffn,
     load,
+    moe_layers,
+    moe_report,
+    routed,
     save,
     stages,
     train_routers,
@@ -22,6 +25,7 @@ from gossamer.experts import (
     upcycle_from,
 )
 from gossamer.experts.hf import without_first
+from gossamer.experts.padding import until_end
 
 transformers = pytest.importorskip("transformers", reason="the models are transformers' own")
 
@@ -89,6 +93,104 @@ def test_a_language_model_upcycles_saves_and_loads(tmp_path):
     assert torch.allclose(moe(ids).logits, expected, atol=1e-5)
     save(moe, tmp_path)
     assert torch.equal(load(tmp_path)(ids).logits, moe(ids).logits)
+
+
+SIZE = {"vocab_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16}
+BART = {
+    "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 40,
+}  # fmt: skip
+T5 = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 40}
+PICTURES = {**TOWER, "image_size": 8, "patch_size": 4}
+# class -> configuration, networks
+MODELS = {
+    "GPT2LMHeadModel": ({"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2}, 2),
+    "BertForMaskedLM": ({**SIZE, "intermediate_size": 24}, 2),
+    "RobertaForMaskedLM": ({**SIZE, "intermediate_size": 24}, 2),
+    "OPTForCausalLM": ({**SIZE, "ffn_dim": 24, "word_embed_proj_dim": 16}, 2),
+    "BartForConditionalGeneration": (BART, 3),
+    "T5ForConditionalGeneration": (T5, 2),
+    "T5EncoderModel": ({**T5, "feed_forward_proj": "gated-gelu"}, 1),
+    "GPTNeoXForCausalLM": ({**SIZE, "intermediate_size": 24}, 2),
+    "Phi3ForCausalLM": ({**SIZE, "intermediate_size": 24, "num_key_value_heads": 1, "pad_token_id": 0}, 2),
+    "ViTForImageClassification": (PICTURES, 2),
+    "Dinov2Model": (PICTURES, 2),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_many_forms_upcycle_save_and_load(tmp_path, name):
+    settings, networks = MODELS[name]
+    kind = getattr(transformers, name)
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**settings)).eval()
+    given = {"input_ids": torch.arange(2, 12).view(2, 5)} if "vocab_size" in settings else {
+        "pixel_values": torch.randn(2, 3, 8, 8)
+    }  # fmt: skip
+    if model.config.is_encoder_decoder and "Encoder" not in name:
+        given["decoder_input_ids"] = given["input_ids"]
+    before = model(**given)[0]
+    upcycle(model)
+    assert len(moe_layers(model)) == networks
+    found = model(**given)[0]
+    assert torch.allclose(found, before, atol=1e-5)
+    save(model, tmp_path)
+    again = load(tmp_path)
+    assert type(again) is kind
+    assert torch.equal(again(**given)[0], found)
+
+
+def test_stages_train_the_whole_of_a_loose_network():
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(**SIZE, intermediate_size=24)).eval()
+    names = find_ffn(model)
+    assert names == [f"encoder.layer.{i}.intermediate.dense" for i in range(2)]
+    ids = TensorPairs(*torch.randint(2, 40, (2, 8, 5)))
+    encode = lambda m, one, two: (m(one).pooler_output, m(two).pooler_output)  # noqa: E731
+    base, other = stages(model, ids, encode, names, Training(2, batch=4, lr=1e-2), count=1, clusters=1)
+    assert len(list(base.get_submodule(names[0]).parameters())) == 4
+    changed = [n for n, p in other.named_parameters() if not torch.equal(p, base.get_parameter(n))]
+    assert len(changed) == 8
+    mixed = upcycle_from([base, other], names)
+    assert len(moe_layers(mixed)) == 2
+
+
+def test_the_type_of_the_weights_is_kept(tmp_path):
+    moe = upcycle(clip().to(torch.bfloat16))
+    save(moe, tmp_path)
+    assert load(tmp_path).dtype == torch.bfloat16
+    assert load(tmp_path, dtype=torch.float32).dtype == torch.float32
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    save(upcycle(clip()), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cannot read"):
+        load(tmp_path)
+
+
+def test_padding_reaches_no_expert():
+    mixed = upcycle(clip(), init="noise", noise=0.5)
+    pixels, ids = views().batch(torch.arange(3))
+    short = ids.clone()
+    short[:, 3] = 49
+    short[:, 4:] = 0
+    with routed(mixed) as plans:
+        texts = encode_clip(mixed, pixels, short)[1]
+    counts = {name: int(plan.counts.sum()) for name, (plan,) in plans.items()}
+    assert counts == {name: 2 * 3 * (4 if "text" in name else 5) for name in counts}
+    plain = mixed.get_text_features(input_ids=short).pooler_output
+    assert torch.allclose(texts, plain, atol=1e-6)
+    found = moe_report(mixed, lambda m: encode_clip(m, pixels, short))["layers"]
+    assert all(row["dropped"] == 0 for row in found.values())
+
+
+def test_where_a_text_ends():
+    ids = torch.tensor([[5, 9, 0, 0], [9, 9, 1, 1], [5, 6, 7, 8]])
+    wanted = torch.tensor([[True, True, False, False], [True, False, False, False], [True, True, True, True]])
+    assert torch.equal(until_end(ids, 9), wanted)
+    assert torch.equal(until_end(torch.tensor([[5, 9, 2, 2]]), 2), wanted[:1])
 
 
 def test_frozen_first_blocks_stay_dense():

@@ -51,6 +51,16 @@ def random_choose(gate: Tensor, capacity: int) -> Tensor:
     return experts_choose(torch.rand_like(gate), capacity)
 
 
+def worst_choose(gate: Tensor, capacity: int) -> Tensor:
+    """A fault for the mutant: experts take the tokens that suit them least."""
+    return experts_choose(-gate, capacity)
+
+
+def nobody_chooses(gate: Tensor, capacity: int) -> Tensor:
+    """A fault for the mutant: no token reaches an expert."""
+    return torch.zeros_like(gate, dtype=torch.bool)
+
+
 def _keep(wanted: Tensor, capacity: int) -> Tensor:
     return wanted & (wanted.cumsum(0) <= capacity)
 
@@ -62,7 +72,12 @@ ROUTES: dict[str, Route] = {
     "experts choose": experts_choose,
     "k-sparse transport": transport_choose,
 }
-FAULTS: dict[str, Route] = {"plain_top_k": experts_choose, "random_tokens": random_choose}
+FAULTS: dict[str, Route] = {
+    "plain_top_k": experts_choose,
+    "random_tokens": random_choose,
+    "worst_tokens": worst_choose,
+    "no_experts": nobody_chooses,
+}
 
 
 class _Net(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,9 @@ Model = Annotated[Path, typer.Argument(help="Folder of a checkpoint with config.
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")]
 K = Annotated[int, typer.Option("--k", "-k", min=1, help="Experts of a token.")]
 Last = Annotated[int | None, typer.Option(min=1, help="Only the last so many networks of each tower.")]
-Pattern = Annotated[str, typer.Option(help="Regular expression of the feed-forward networks' names.")]
+Pattern = Annotated[
+    str | None, typer.Option(help="Regular expression of the feed-forward networks' names; all that are known.")
+]
 Pairs = Annotated[Path, typer.Argument(help='Folder with captions.jsonl: {"image": ..., "caption": ...} a line.')]
 
 
@@ -29,7 +32,7 @@ def upcycle(
     number: Annotated[int, typer.Option("--experts", "-e", min=2, help="Experts of a layer.")] = 4,
     k: K = 2,
     init: Annotated[str, typer.Option(help="copy, noise, drop or slices.")] = "copy",
-    pattern: Pattern = r".*\.mlp",
+    pattern: Pattern = None,
     last: Last = None,
     seed: Annotated[int, typer.Option(help="Of gates and noise.")] = 0,
     as_json: Json = False,
@@ -40,10 +43,12 @@ def upcycle(
     """
     from gossamer.experts import TopK, save
     from gossamer.experts import upcycle as convert
+    from gossamer.experts.hf import load_dense
 
-    dense = _dense(model)
+    dense = load_dense(model)
     made = convert(dense, pattern, n_experts=number, router=TopK(k), init=init, last=last, seed=seed)
     save(made, output)
+    _copy_beside(model, output)
     _show({"output": str(output), **_counts(made)}, as_json)
 
 
@@ -80,24 +85,44 @@ def clip(
     mixed = upcycle_from(made, names, router=TopK(k), dropout=0.1, seed=seed)
     losses = train_routers(mixed, data, encode_clip, Training(steps, batch, router_lr, 1e-2, seed=seed))
     save(mixed.eval(), output)
-    data.tokenizer.save_pretrained(output)
+    _copy_beside(model, output)
     _show({"output": str(output), "router loss": losses[-1], **_counts(mixed)}, as_json)
 
 
 @experts.command()
-def evaluate(model: Model, pairs: Pairs, as_json: Json = False) -> None:
-    """Retrieval between images and captions, both ways, of a model with experts or a dense CLIP.
+def evaluate(
+    model: Model,
+    pairs: Annotated[Path | None, typer.Argument(help="Folder with captions.jsonl, for retrieval.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Folder of folders of pictures, named after their classes: zero-shot accuracy.")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="Sentence with {} for a class; may be repeated. A photo of a {}.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Retrieval between images and captions, both ways, and zero-shot classification, of a CLIP dense or with experts.
 
-    Example: gossamer experts evaluate out/clip-moe ./pairs
+    Examples: gossamer experts evaluate out/clip-moe ./pairs;
+    gossamer experts evaluate out/clip-moe --classes ./pictures --template "a photo of a {}, a type of pet."
     """
+    from gossamer.errors import ConfigError
     from gossamer.experts import embed, encode_clip, recall
+    from gossamer.experts.clip_classes import TEMPLATES, classify
     from gossamer.experts.clip_pairs import ClipFolder
 
-    data = ClipFolder(pairs, model)
+    if pairs is None and classes is None:
+        raise ConfigError("give a folder of pairs, --classes, or both: what the model is evaluated on")
     network = _either(model)
-    images, texts = embed(network, data, encode_clip)
-    first, owner = data.images()
-    _show(recall(images[first], texts, owner), as_json)
+    found: dict[str, float] = {}
+    if pairs is not None:
+        data = ClipFolder(pairs, model)
+        images, texts = embed(network, data, encode_clip)
+        first, owner = data.images()
+        found |= recall(images[first], texts, owner)
+    if classes is not None:
+        found |= classify(network, model, classes, template or TEMPLATES)
+    _show(found, as_json)
 
 
 @experts.command()
@@ -111,12 +136,15 @@ def inspect(
 ) -> None:
     """What the expert layers of a saved model hold and, on some data, how they share the work.
 
+    Also of models that transformers itself has as mixtures, of the form of Mixtral, Qwen3-MoE and OLMoE.
+
     Example: gossamer experts inspect out/clip-moe --pairs ./pairs --report experts.html
     """
-    from gossamer.experts import load, moe_layers, moe_report
+    from gossamer.experts import adopt, load, moe_layers, moe_report
     from gossamer.experts.evaluate import weight_similarity
+    from gossamer.experts.hf import has_experts, load_dense
 
-    network = load(model)
+    network = load(model) if has_experts(model) else adopt(load_dense(model))
     if pairs is not None or text is not None:
         layers = moe_report(network, _forward(model, pairs, text, samples))["layers"]
     else:
@@ -163,21 +191,15 @@ def _forward(folder: Path, pairs: Path | None, text: Path | None, samples: int) 
     return lambda m: [m(block) for block in blocks.split(16)]
 
 
-def _dense(folder: Path) -> Any:
-    """A dense Hugging Face model of the class that its configuration names."""
-    import json
+_BESIDE = (".json", ".txt", ".model", ".jinja")  # tokenizer, preprocessor
 
-    from gossamer.errors import CheckpointError, MissingExtra
 
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtra("transformers", "hf") from None
-    try:
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
-        return getattr(transformers, names[0]).from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is no checkpoint that transformers can load: {error!r}") from None
+def _copy_beside(model: Path, output: Path) -> None:
+    """What lies beside the weights in a checkpoint folder, such as its tokenizer, so that the new one is complete."""
+    for path in sorted(model.iterdir()):
+        wanted = path.is_file() and path.suffix in _BESIDE and ".index." not in path.name
+        if wanted and not (output / path.name).exists():
+            shutil.copyfile(path, output / path.name)
 
 
 def _either(folder: Path) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,9 @@ from gossamer.cli.options import Json
 transport = typer.Typer(help="Sparsity-constrained optimal transport.", no_args_is_help=True)
 
 K = Annotated[int, typer.Option("--k", "-k", min=1, help="Most sources of each target.")]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="The cheapest plan in the place of a limited one, by POT (extra transport).")
+]
 Gamma = Annotated[float, typer.Option(help="Weight of the squared norm; smaller is closer to exact transport.")]
 
 
@@ -23,6 +28,7 @@ def colours(
     output: Annotated[Path, typer.Option("--output", "-o", help="The recoloured picture.")] = Path("recoloured.png"),
     k: K = 4,
     gamma: Gamma = 1.0,
+    exact: Exact = False,
     palette: Annotated[int, typer.Option(min=1, help="Colours of each palette.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the palettes.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Page (.html) that shows before and after.")] = None,
@@ -36,10 +42,11 @@ def colours(
 
     from gossamer.domains.superres.page import write_page
     from gossamer.domains.superres.pictures import read_picture, write_picture
-    from gossamer.transport import KSparse, colour_transfer
+    from gossamer.transport import KSparse, Unregularised, colour_transfer
 
     before, wanted = read_picture(source), read_picture(target)
-    done = colour_transfer(before.rgb, wanted.rgb, KSparse(k, gamma), colours=palette, seed=seed)
+    reg = Unregularised() if exact else KSparse(k, gamma)
+    done = colour_transfer(before.rgb, wanted.rgb, reg, colours=palette, seed=seed)
     write_picture(output, replace(before, rgb=done.picture, grey=False))
     found = done.transport
     figures = {
@@ -53,7 +60,7 @@ def colours(
     if report is not None:
         pictures = {"before": before.rgb, "after": done.picture}
         facts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
-        command = f"gossamer transport colours {source} {target} -k {k} --gamma {gamma} -o {output} --report {report}"
+        command = shlex.join(["gossamer", *sys.argv[1:]])
         write_page(report, f"{source.name} in the colours of {target.name}", pictures, facts, command)
     if as_json:
         print_json(
@@ -61,7 +68,7 @@ def colours(
         )
     else:
         print_table(("figure", "value"), figures.items())
-        print(f"{found.status}\npicture: {output}" + (f"   page: {report}" if report else ""))
+        print(f"{_said(found)}\npicture: {output}" + (f"   page: {report}" if report else ""))
 
 
 @transport.command()
@@ -71,14 +78,18 @@ def match(
     ],
     second: Annotated[Path, typer.Argument(help="CSV file with the same columns.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file of pairs.")] = Path("pairs.csv"),
-    k: K = 1,
+    k: K = 2,
     gamma: Gamma = 0.1,
+    exact: Exact = False,
     picture: Annotated[
         Path | None, typer.Option(help="Picture (.png) of the pairs, and of those without a limit.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Match the rows of two tables: each row of the second with at most k rows of the first, all mass shared out.
+
+    A small k may not be able to share it out: the row error is the share of mass that is missing or too much in the
+    rows of the first table. --exact gives the cheapest plan instead.
 
     Columns are scaled to unit deviation, the cost is the squared distance divided by its largest value. The pairs file
     has the columns first, second (row numbers from 0) and share of the second row's mass. The picture shows both tables
@@ -90,7 +101,7 @@ def match(
 
     from gossamer.errors import DataError
     from gossamer.runs.files import write_text
-    from gossamer.transport import KSparse, Quadratic, solve_ot
+    from gossamer.transport import KSparse, Quadratic, Unregularised, solve_ot
 
     x, y = _table(first), _table(second)
     if x.shape[1] != y.shape[1]:
@@ -98,14 +109,14 @@ def match(
     scale = torch.cat([x, y]).std(0).clamp(min=1e-12)
     cost = torch.cdist(x / scale, y / scale).square()
     cost = cost / cost.max().clamp(min=1e-12)
-    found = solve_ot(cost, reg=KSparse(k, gamma))
+    found = solve_ot(cost, reg=Unregularised() if exact else KSparse(k, gamma))
     share = found.plan / found.plan.sum(0, keepdim=True)
     pairs = [(int(i), int(j), float(share[i, j])) for j, i in (found.plan.t() > 0).nonzero().tolist()]
     write_text(output, "first,second,share\n" + "".join(f"{i},{j},{s:.6g}\n" for i, j, s in pairs))
     if picture is not None:
         from gossamer.report.matching import plot_matching
 
-        plans = {f"k = {k}": found.plan, "no limit": solve_ot(cost, reg=Quadratic(gamma)).plan}
+        plans = {"exact" if exact else f"k = {k}": found.plan, "no limit": solve_ot(cost, reg=Quadratic(gamma)).plan}
         plot_matching(x / scale, y / scale, plans, picture)
     figures = {"pairs": len(pairs), "row error": float(found.row_error), "converged": bool(found.converged)}
     if as_json:
@@ -113,7 +124,15 @@ def match(
         print_json({"output": str(output), "picture": shown, "status": found.status, **figures})
     else:
         print_table(("figure", "value"), figures.items())
-        print(f"{found.status}\npairs: {output}" + (f"   picture: {picture}" if picture else ""))
+        print(f"{_said(found)}\npairs: {output}" + (f"   picture: {picture}" if picture else ""))
+
+
+def _said(found: Any) -> str:
+    """The status, for someone at a shell."""
+    if bool(found.converged.all()):
+        return str(found.status)
+    errors = f"{float(found.row_error):.2g} of the mass is missing or too much in the rows"
+    return f"not converged: {errors}. Take a larger -k or --gamma, or --exact, which has no limit"
 
 
 def _table(path: Path) -> Any:

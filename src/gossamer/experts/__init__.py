@@ -16,6 +16,9 @@ _HOMES = {
     "contrastive": ("TensorPairs", "Training", "clip_loss", "embed", "stages", "train_pairs", "train_routers"),
     "evaluate": ("moe_report", "recall", "zero_shot"),
     "hf": ("dense_clip", "encode_clip", "load", "save"),
+    "layouts": ("adopt", "to_mixtral"),
+    "loose": ("gather",),
+    "padding": ("masked",),
     "plot": ("plot_report",),
     "parallel": ("expert_parameters", "shard", "unshard"),
 }

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from gossamer.errors import CheckpointError, ConfigError, NumericsError, ShapeError
 from gossamer.experts.clusters import accumulate, cluster, cluster_batches
 from gossamer.experts.layer import moe_layers, routed
+from gossamer.experts.loose import gather
 from gossamer.experts.losses import balance_loss
 from gossamer.experts.upcycling import identical
 
@@ -214,6 +215,7 @@ def stages(
     """
     if count < 1:
         raise ConfigError(f"needs at least one stage, got {count}")
+    gather(base, names)
     models, labels = [base], torch.zeros(len(pairs), dtype=torch.long)
     for number in range(1, count + 1):
         labels = accumulate(labels, cluster(*embed(models[-1], pairs, encode), clusters, how.seed), clusters**2)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gossamer.errors import NumericsError, ShapeError
 from gossamer.experts.layer import MoE, moe_layers, routed
+from gossamer.experts.losses import real_logits
 from gossamer.experts.upcycling import active_parameters
 
 
@@ -59,7 +60,7 @@ def moe_report(model: nn.Module, forward: Callable[[nn.Module], Any]) -> dict[st
     """What the expert layers do on some data.
 
     Args:
-        forward: runs the model on the data, such as `lambda m: m(x)`.
+        forward: runs the model on the data, such as `lambda m: m(x)`. Padding that `masked` names is not counted.
     Returns:
         "active_parameters", "parameters", and by layer: "load" (share of pairs by expert), "dropped" (share of tokens),
         "entropy" (of the mean gate, 1 is uniform), "similarity" (mean cosine between the experts' weights).
@@ -73,10 +74,11 @@ def moe_report(model: nn.Module, forward: Callable[[nn.Module], Any]) -> dict[st
     for name, layer in moe_layers(model).items():
         seen = plans[name]
         counts = torch.stack([plan.counts for plan in seen]).sum(0).float()
-        gate = torch.cat([plan.aux["logits"].flatten(0, 1).softmax(-1) for plan in seen]).mean(0)
+        logits = torch.cat([real_logits(plan) for plan in seen])
+        gate = logits.softmax(-1).mean(0)
         layers[name] = {
             "load": (counts / counts.sum().clamp(min=1)).tolist(),
-            "dropped": float(sum(int(p.dropped.sum()) for p in seen) / max(1, sum(p.tokens for p in seen))),
+            "dropped": float(sum(int(p.dropped.sum()) for p in seen) / max(1, len(logits))),
             "entropy": float(-(gate * gate.clamp(min=1e-12).log()).sum() / torch.tensor(float(len(gate))).log()),
             "similarity": weight_similarity(layer),
         }

@@ -6,17 +6,26 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.errors import ConfigError, ShapeError
 from gossamer.experts.layer import Experts
+from gossamer.experts.loose import loose
 
 # (up, down) of two-layer networks and (gate, up, down) of gated ones, by the names that libraries give them
-_PLAIN = (("fc1", "fc2"), ("c_fc", "c_proj"), ("linear1", "linear2"), ("lin1", "lin2"), ("up", "down"))
-_GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
-_ACTIVATIONS = ("activation_fn", "act_fn", "act", "activation", "gelu", "hidden_act")
+_PLAIN = (
+    ("fc1", "fc2"), ("c_fc", "c_proj"), ("linear1", "linear2"), ("lin1", "lin2"), ("up", "down"), ("wi", "wo"),
+    ("fc_in", "fc_out"), ("up_proj", "down_proj"), ("dense_h_to_4h", "dense_4h_to_h"),
+    ("intermediate_dense", "output_dense"),
+)  # fmt: skip
+_GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("wi_0", "wi_1", "wo"))
+_FUSED = ("gate_up_proj", "down_proj")  # gate and up in one layer
+_ACTIVATIONS = (
+    "activation_fn", "act_fn", "act", "activation", "gelu", "hidden_act", "gelu_impl", "intermediate_act_fn"
+)  # fmt: skip
 _SILENT = (nn.Dropout, nn.Identity)
 
 
@@ -44,13 +53,36 @@ def parse(module: nn.Module) -> Ffn | None:
             return _fitting(Ffn(parts[0], parts[2], parts[1])) if not isinstance(parts[1], nn.Linear) else None
         return None
     activation = next((getattr(module, name) for name in _ACTIVATIONS if callable(getattr(module, name, None))), None)
-    for names in (*_GATED, *_PLAIN):
-        linears = [children.get(name) for name in names]
+    for names in (*_GATED, _FUSED, *_PLAIN):
+        linears = [part for part in (_linear(children.get(name)) for name in names) if part is not None]
         others = [child for name, child in children.items() if name not in names and child is not activation]
-        if activation is not None and not others and all(isinstance(part, nn.Linear) for part in linears):
-            gate, up, down = linears if len(names) == 3 else (None, *linears)
-            return _fitting(Ffn(up, down, activation, gate))  # type: ignore[arg-type]
+        if activation is not None and not others and len(linears) == len(names):
+            return _fitting(_made(linears, activation, names == _FUSED))
     return None
+
+
+def _made(linears: list[nn.Linear], activation: Callable[[Tensor], Tensor], fused: bool) -> Ffn:
+    if fused:
+        halves = [part.chunk(2) if part is not None else (None, None) for part in (linears[0].weight, linears[0].bias)]
+        gate, up = (_of(weight, bias) for weight, bias in zip(*halves, strict=True))
+        return Ffn(up, linears[1], activation, gate)
+    return Ffn(linears[-2], linears[-1], activation, linears[0] if len(linears) == 3 else None)
+
+
+def _linear(module: Any) -> nn.Linear | None:
+    """The module where it is a `Linear`, or a view of transformers' `Conv1D` (GPT-2), whose weight is transposed."""
+    if type(module).__name__ == "Conv1D":
+        return _of(module.weight.T, module.bias)
+    return module if isinstance(module, nn.Linear) else None
+
+
+def _of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A `Linear` that shares this weight (out, in)."""
+    made = nn.Linear(1, 1, bias=False, device="meta")
+    made.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return made
 
 
 def _fitting(ffn: Ffn) -> Ffn | None:
@@ -60,6 +92,8 @@ def _fitting(ffn: Ffn) -> Ffn | None:
 
 def find_ffn(model: nn.Module, pattern: str | None = None, last: int | None = None) -> list[str]:
     """Names of the feed-forward networks of a model, in order.
+
+    A network whose layers lie loose in a block (BERT, OPT, BART, Whisper) goes by the name of its first layer.
 
     Args:
         model: of Hugging Face, open_clip, timm (read by duck typing), or own: two `Linear` with an activation between
@@ -73,20 +107,22 @@ def find_ffn(model: nn.Module, pattern: str | None = None, last: int | None = No
     ['0']
     """
     named = {name: module for name, module in model.named_modules() if name}
+    known = [name for name, module in named.items() if parse(module)]
+    known = [name for name in named if name in {*known, *loose(model)}]
     if pattern is None:
-        names = [name for name, module in named.items() if parse(module)]
+        names = known
     else:
         names = [name for name in named if re.fullmatch(pattern, name)]
-        odd = next((name for name in names if parse(named[name]) is None), None)
+        odd = next((name for name in names if name not in known), None)
         if odd is not None:
             raise ConfigError(
                 f"{odd} ({type(named[odd]).__name__}) matches {pattern!r} but is no feed-forward network of two or "
                 "three Linear layers around an activation; narrow the pattern"
             )
     if not names:
-        known = [name for name, module in named.items() if parse(module)]
         near = get_close_matches(pattern or "mlp", known or named, n=3, cutoff=0.1)
-        raise ConfigError(f"no module of {type(model).__name__} matches {pattern!r}; near: {', '.join(near) or 'none'}")
+        what = "is a feed-forward network of a known form" if pattern is None else f"matches {pattern!r}"
+        raise ConfigError(f"no module of {type(model).__name__} {what}; near: {', '.join(near) or 'none'}")
     return names if last is None else _last(names, last)
 
 
@@ -147,7 +183,12 @@ def _compare(experts: Experts, module: nn.Module) -> None:
     probe = torch.linspace(-1, 1, 3 * experts.up.shape[2], device=experts.up.device).view(3, -1).to(experts.up.dtype)
     modes = module.training, experts.training
     module.eval(), experts.eval()
-    one, two = module(probe), experts.one(0, probe)
+    try:
+        one, two = module(probe), experts.one(0, probe)
+    except TypeError as error:
+        raise ConfigError(
+            f"{type(module).__name__} takes more than tokens, so experts cannot take its place: {error}"
+        ) from None
     module.train(modes[0]), experts.train(modes[1])
     tolerance = 1e-4 if one.dtype in (torch.float32, torch.float64) else 5e-2
     if not torch.allclose(one, two, atol=tolerance * float(one.abs().max().clamp(min=1)), rtol=tolerance):

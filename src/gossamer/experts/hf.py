@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from gossamer.errors import CheckpointError, ConfigError, MissingExtra, unknown
 from gossamer.experts import routers
 from gossamer.experts.ffn import parse, skeleton
-from gossamer.experts.layer import moe_layers
+from gossamer.experts.layer import MoE, moe_layers
+from gossamer.experts.loose import gather
+from gossamer.experts.padding import masked, until_end
 from gossamer.experts.routing import Router
 from gossamer.experts.upcycling import put
 
@@ -23,10 +26,21 @@ ROUTERS = {kind.__name__: kind for kind in (routers.TopK, routers.ExpertChoice, 
 
 
 def encode_clip(model: nn.Module, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Image and text embeddings (B, d) of a `CLIPModel`, as the contrastive stages call it."""
+    """Image and text embeddings (B, d) of a `CLIPModel`, as the contrastive stages call it.
+
+    Experts of the text tower see a text up to its end, not the padding behind it, which changes no embedding.
+    """
     images = model.get_image_features(pixel_values=pixel_values)  # type: ignore[operator]
-    texts = model.get_text_features(input_ids=input_ids)  # type: ignore[operator]
+    with _without_padding(model, input_ids):
+        texts = model.get_text_features(input_ids=input_ids)  # type: ignore[operator]
     return _tensor(images), _tensor(texts)
+
+
+def _without_padding(model: Any, ids: Tensor) -> AbstractContextManager[None]:
+    tower, kind = model.text_model, getattr(model.config, "model_type", None)
+    if kind != "clip" or not any(isinstance(module, MoE) for module in tower.modules()):
+        return nullcontext()
+    return masked(tower, until_end(ids, model.config.text_config.eos_token_id))
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
@@ -38,7 +52,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
     if not hasattr(model, "save_pretrained"):
         raise ConfigError(f"{type(model).__name__} has no save_pretrained; save its state_dict() with safetensors")
     note(model)
-    model.save_pretrained(folder)  # type: ignore[operator]
+    model.save_pretrained(folder, save_original_format=False)  # type: ignore[operator]
 
 
 def note(model: nn.Module) -> None:
@@ -60,32 +74,88 @@ def note(model: nn.Module) -> None:
 
 
 def load(folder: str | Path, **options: Any) -> nn.Module:
-    """The model that `save` wrote, from a local folder, in evaluation mode.
+    """The model that `save` wrote, from a local folder, in evaluation mode and of the type that it was saved in.
 
     Args:
-        options: passed to the configuration.
+        options: passed to `from_pretrained`, such as dtype=torch.bfloat16.
     Raises:
         MissingExtra: transformers. CheckpointError: no such model, another version, or weights that do not fit.
     """
-    transformers = _transformers()
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
+    transformers, folder = _transformers(), Path(folder)
     layout = _layout(folder)
     kind = getattr(transformers, layout["class"], None)
     if kind is None:
         raise CheckpointError(f"{folder} holds a {layout['class']}, which this version of transformers does not have")
-    model: nn.Module = kind(kind.config_class.from_pretrained(folder, local_files_only=True, **options))
-    build(model, layout)
-    values: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        values |= load_file(file)
-    _fill(model, values, folder)
-    return model.eval()
+
+    class WithExperts(kind):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **others: Any) -> None:
+            super().__init__(*args, **others)
+            build(self, layout)
+
+    model = _loaded(WithExperts, folder, **options)
+    model.__class__ = kind
+    for p in model.parameters():  # out of the mapped file, where they may lie unaligned and sums round otherwise
+        p.data = p.data.clone()
+    return model
+
+
+def load_dense(folder: str | Path) -> nn.Module:
+    """The model of the class that a local checkpoint's config.json names, in evaluation mode; nothing is fetched.
+
+    Raises:
+        MissingExtra: transformers. CheckpointError: no such folder or class, experts in it, tensors that do not fit.
+    """
+    transformers, folder = _transformers(), Path(folder)
+    if has_experts(folder):
+        raise CheckpointError(f"{folder} holds a model with experts, where a dense one is needed")
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        kind = getattr(transformers, name)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder} is no checkpoint that transformers can load: {error!r}; download a model and give its folder"
+        ) from None
+    return _loaded(kind, folder)
+
+
+def _loaded(kind: Any, folder: Path, **options: Any) -> nn.Module:
+    """`from_pretrained`, and an error where it would make up weights that the folder does not have."""
+    from safetensors import SafetensorError
+
+    how = {"local_files_only": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    try:
+        with _quiet():
+            model, found = kind.from_pretrained(folder, **how, **options)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot read the model in {folder}: {error}") from None
+    for name, *shapes in sorted(found["mismatched_keys"]):
+        raise CheckpointError(f"{folder}: {name} is {tuple(shapes[0])}, the model needs {tuple(shapes[1])}")
+    # a pooler is left out of many published checkpoints, as it serves one pre-training task
+    gone = sorted(name for name in found["missing_keys"] if "pooler." not in name)
+    if gone:
+        extra = sorted(found["unexpected_keys"])[:3]
+        raise CheckpointError(
+            f"{folder} is a checkpoint of another architecture: missing {gone[:3]}, unexpected {extra}"
+        )
+    loaded: nn.Module = model.eval()
+    return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report of tensors that do not fit, which is an error here."""
+    logging = _transformers().logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def build(model: nn.Module, layout: dict[str, Any]) -> None:
     """Put expert layers of this layout in a dense model; their weights mean nothing yet."""
+    gather(model, layout["layers"])
     for name, entry in layout["layers"].items():
         try:
             ffn = parse(model.get_submodule(name))
@@ -99,22 +169,6 @@ def build(model: nn.Module, layout: dict[str, Any]) -> None:
         layer = put(model, name, experts, router, entry["dispatch"])
         if entry["biased"]:
             layer.selection_bias = torch.zeros(entry["experts"])
-
-
-def _fill(model: nn.Module, values: dict[str, Tensor], folder: Path) -> None:
-    for name, value in model.state_dict().items():
-        if name in values and values[name].shape != value.shape:
-            shapes = tuple(values[name].shape), tuple(value.shape)
-            raise CheckpointError(f"{folder}: {name} is {shapes[0]}, the model needs {shapes[1]}")
-    missing, extra = model.load_state_dict(values, strict=False)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    gone = [name for name in missing if name not in tied]
-    if gone or extra:
-        raise CheckpointError(
-            f"{folder} is a checkpoint of another architecture: missing {gone[:3]}, unexpected {list(extra)[:3]}"
-        )
-    if tied:
-        model.tie_weights()  # type: ignore[operator]
 
 
 def has_experts(folder: str | Path) -> bool:
@@ -154,8 +208,7 @@ def dense_clip(source: str | Path | dict[str, Any]) -> nn.Module:
         raise CheckpointError(f"{source} is no checkpoint folder with a config.json: {error}") from None
     if kind != "clip":
         raise CheckpointError(f"{source} is a checkpoint of another architecture ({kind!r}); a 'clip' model is needed")
-    loaded: nn.Module = transformers.CLIPModel.from_pretrained(source, local_files_only=True)
-    return loaded
+    return _loaded(transformers.CLIPModel, Path(source))
 
 
 def without_first(names: Sequence[str], frozen: int, tower: str = "vision_model") -> list[str]:

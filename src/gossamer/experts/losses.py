@@ -45,14 +45,14 @@ def balance_loss(
 
 def z_loss(plans: Plans) -> Tensor:
     """Mean of logsumexp(logits)^2, which keeps the logits small; usual coefficient 1e-3 (Zoph et al. 2022, eq. 5)."""
-    return torch.stack([(_real(plan).logsumexp(-1) ** 2).mean() for plan in _flat(plans)]).mean()
+    return torch.stack([(real_logits(plan).logsumexp(-1) ** 2).mean() for plan in _flat(plans)]).mean()
 
 
 def importance_loss(plans: Plans) -> Tensor:
     """(std / mean)^2 over experts of the summed gates; 0 where all weigh the same (Riquelme et al. 2021, A.2)."""
 
     def spread(plan: RoutingPlan) -> Tensor:
-        total = _real(plan).softmax(-1).sum(0)
+        total = real_logits(plan).softmax(-1).sum(0)
         return total.var(unbiased=False) / total.mean() ** 2
 
     return torch.stack([spread(plan) for plan in _flat(plans)]).mean()
@@ -76,14 +76,14 @@ def _flat(plans: Plans) -> list[RoutingPlan]:
     return found
 
 
-def _real(plan: RoutingPlan) -> Tensor:
+def real_logits(plan: RoutingPlan) -> Tensor:
     """(tokens, E) logits without padding."""
     logits, mask = plan.aux["logits"].flatten(0, 1), plan.aux.get("mask")
     return logits if mask is None else logits[mask.flatten()]
 
 
 def _shares(plan: RoutingPlan, count: str) -> tuple[Tensor, Tensor]:
-    gate = _real(plan).softmax(-1)
+    gate = real_logits(plan).softmax(-1)
     if count == "argmax":
         used = F.one_hot(gate.argmax(-1), plan.experts).to(gate).mean(0)
     elif count == "picks":

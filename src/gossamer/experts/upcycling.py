@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gossamer.errors import CheckpointError, ConfigError
 from gossamer.experts.ffn import find_ffn, stack
 from gossamer.experts.layer import Experts, MoE, moe_layers
+from gossamer.experts.loose import gather
 from gossamer.experts.routers import TopK
 from gossamer.experts.routing import Router
 
@@ -55,6 +56,7 @@ def upcycle(
     if init not in INITS:
         raise ConfigError(f"init must be one of {', '.join(INITS)}, got {init!r}")
     _check(router, n_experts, init, slices)
+    gather(model, found)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name in found:
@@ -98,6 +100,8 @@ def upcycle_from(
     base = models[0]
     found = find_ffn(base, names, last) if names is None or isinstance(names, str) else list(names)
     _check(router, len(models), "copy", 1)
+    for model in models:
+        gather(model, found)
     for number, other in enumerate(models[1:], start=1):
         check_shared(base, other, found, number)
     with torch.random.fork_rng(devices=[]):

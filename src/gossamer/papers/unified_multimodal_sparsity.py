@@ -85,9 +85,12 @@ def _ladder(ctx: Context) -> Measured:
 
 
 def _exact(ctx: Context) -> Measured:
-    rows = _studies(ctx)
-    changed = max(abs(row["restored"][k] - v) for row in rows for k, v in row["dense"].items())
-    moved = max(abs(row["8 of 8 experts, zero router"]["mse"] - row["dense"]["mse"]) for row in rows)
+    rows = _studies(Context(ctx.seeds, ctx.budget_s, ctx.quick, ctx.workers, say=ctx.say))
+    # the faults: a cut that stays, experts of which half are left out
+    after = "und width, generation scores" if ctx.mutant == "no_undo" else "restored"
+    dealt = "4 of 8 experts, untuned" if ctx.mutant == "half_of_the_experts" else "8 of 8 experts, zero router"
+    changed = max(abs(row[after][k] - v) for row in rows for k, v in row["dense"].items())
+    moved = max(abs(row[dealt]["mse"] - row["dense"]["mse"]) for row in rows)
     return Measured({"after undo": changed, "as experts": moved}, None, 1e-6, len(rows), changed == 0 and moved <= 1e-6)
 
 
@@ -190,6 +193,7 @@ PAPER = Paper(
             _exact,
             300,
             3,
+            mutants=("no_undo", "half_of_the_experts"),
         ),
         Claim(
             "table",

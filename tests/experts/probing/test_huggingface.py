@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from gossamer.errors import CheckpointError, ConfigError, DataError
+from gossamer.experts import gather, save, upcycle
+from gossamer.experts.hf import load_dense
 from gossamer.experts.probing import calibrate, cut_depth, cut_heads, cut_width, find_layers, to_moe
+from gossamer.experts.probing.components import ffn_parts
 from gossamer.experts.probing.huggingface import (
     components_of,
-    load_model,
     masked_perplexity,
     on_pairs,
     on_pictures,
@@ -43,7 +45,30 @@ def vit():
     return transformers.ViTForImageClassification(config), PIXELS
 
 
-FORMS = {"llama": llama, "gpt2": gpt2, "bert": bert, "vit": vit}
+def neox():
+    return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(vocab_size=30, **SMALL)), TOKENS
+
+
+def gptj():
+    config = transformers.GPTJConfig(vocab_size=30, n_embd=16, n_layer=3, n_head=2, n_inner=24, rotary_dim=4)
+    return transformers.GPTJForCausalLM(config), TOKENS
+
+
+def falcon():
+    size = {**SMALL, "ffn_hidden_size": 24}
+    return transformers.FalconForCausalLM(transformers.FalconConfig(vocab_size=30, **size)), TOKENS
+
+
+def opt():
+    size = {**SMALL, "ffn_dim": 24, "word_embed_proj_dim": 16}
+    model = transformers.OPTForCausalLM(transformers.OPTConfig(vocab_size=30, **size))
+    gather(model, [f"model.decoder.layers.{i}.fc1" for i in range(3)])
+    return model, TOKENS
+
+
+FORMS = {
+    "llama": llama, "gpt2": gpt2, "bert": bert, "vit": vit, "neox": neox, "gptj": gptj, "falcon": falcon, "opt": opt
+}  # fmt: skip
 
 
 def made(name):
@@ -125,7 +150,7 @@ def test_a_narrow_model_is_the_one_with_those_neurons_silenced(name):
     narrow = logits(model, batch)
     for layer in find_layers(silenced, component):
         mlp = silenced.get_submodule(layer.mlp)
-        down = next(m for n, m in mlp.named_modules() if n in ("down_proj", "c_proj", "fc2", "output.dense"))
+        down = mlp.get_submodule(ffn_parts(mlp)[2])
         weight = down.weight if isinstance(down, nn.Linear) else down.weight.T
         worst = (found.activity[layer.number] * weight.norm(dim=0)).argsort()[:12]
         with torch.no_grad():
@@ -207,9 +232,36 @@ def test_a_model_without_a_head_is_compared_with_itself(tmp_path):
     assert probe.metrics["likeness"](probe.model) < 0.999
 
 
+def test_weights_that_are_not_there_are_not_made_up(tmp_path):
+    save(upcycle(made("llama")[0]), tmp_path / "experts")
+    with pytest.raises(CheckpointError, match="with experts"):
+        load_dense(tmp_path / "experts")
+    made("llama")[0].save_pretrained(tmp_path / "other")
+    config = transformers.LlamaConfig(vocab_size=30, attention_bias=True, **SMALL)
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"another architecture: missing .*bias"):
+        load_dense(tmp_path / "other")
+
+
+def test_a_loose_network_is_gathered(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers", reason="comes with transformers")
+    config = transformers.OPTConfig(vocab_size=30, **SMALL, ffn_dim=24, word_embed_proj_dim=16)
+    transformers.OPTForCausalLM(config).save_pretrained(tmp_path)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="a").save_pretrained(tmp_path)
+    (tmp_path / "text.txt").write_text("a b b a " * 20)
+    probe = on_text(tmp_path, tmp_path / "text.txt", 8, 2)
+    (component,) = components_of(probe.model)
+    before = probe.metrics["perplexity"](probe.model)
+    cut_width(probe.model, component, calibrate(probe.model, component, probe.batches, probe.run), 0.5).undo()
+    assert probe.metrics["perplexity"](probe.model) == before
+
+
 def test_bad_folders(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint that transformers can load"):
-        load_model(tmp_path)
+        load_dense(tmp_path)
     model, _ = made("vit")
     model.save_pretrained(tmp_path / "vit")
     (tmp_path / "empty").mkdir()

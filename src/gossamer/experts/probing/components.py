@@ -53,6 +53,10 @@ def _numbered(
 PRESETS: dict[str, tuple[Component, ...]] = {
     "llama": (_numbered("all", r".*layers", "input_layernorm", "self_attn.o_proj"),),  # Mistral, Qwen, Gemma 1, ...
     "gpt2": (_numbered("all", r"(?:.*\.)?h", "ln_1", "attn.c_proj"),),
+    "neox": (_numbered("all", r".*layers", "input_layernorm", "attention.dense"),),  # Pythia
+    "gptj": (_numbered("all", r"(?:.*\.)?h", "ln_1", "attn.out_proj"),),
+    "falcon": (_numbered("all", r"(?:.*\.)?h", "input_layernorm", "self_attention.dense"),),
+    "opt": (_numbered("all", r".*layers", "self_attn_layer_norm", "self_attn.out_proj", "fc1"),),  # once gathered
     "vit": (_numbered("all", r".*layers", "layernorm_before", "attention.o_proj"),),
     "bert": (  # RoBERTa, too
         Component(
@@ -124,6 +128,8 @@ _PLAIN = (
     ("up_proj", "down_proj"),
     ("up", "down"),
     ("lin1", "lin2"),
+    ("fc_in", "fc_out"),
+    ("dense_h_to_4h", "dense_4h_to_h"),
     ("intermediate.dense", "output.dense"),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import CheckpointError, ConfigError, DataError, MissingExtra
+from ...errors import ConfigError, DataError
 from ..clip_pairs import ClipFolder, tokenizer_of
 from ..evaluate import recall
-from ..hf import encode_clip
+from ..hf import encode_clip, load_dense
+from ..loose import gather, loose
 from ..pixels import Pixels
 from .components import PRESETS, Component, fits
 from .sensitivity import Metric
@@ -34,23 +34,11 @@ class Probe:
     metrics: dict[str, Metric]
 
 
-def load_model(folder: Path) -> Any:
-    """The model of the class that config.json names, in evaluation mode. Nothing is fetched.
-
-    Raises:
-        MissingExtra: transformers. CheckpointError: no folder of a model that it can load.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtra("transformers", "hf") from error
-    try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-        return getattr(transformers, name).from_pretrained(folder, local_files_only=True).eval()
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder} is no checkpoint that transformers can load: {error!r}; download a model and give its folder"
-        ) from None
+def _opened(folder: Path) -> Any:
+    """A model in evaluation mode; feed-forwards that lie loose in its blocks (OPT) are modules of their own."""
+    model = load_dense(folder)
+    gather(model, [name for name in loose(model) if name.endswith(".fc1")])
+    return model
 
 
 def components_of(model: nn.Module) -> tuple[Component, ...]:
@@ -83,7 +71,7 @@ def on_text(folder: Path, text: Path, context: int, sequences: int) -> Probe:
     Raises:
         DataError: too short or unreadable text, no tokenizer.
     """
-    model = load_model(folder)
+    model: Any = _opened(folder)
     tokenizer = tokenizer_of(folder)
     ids = torch.tensor(tokenizer(_read(text), verbose=False)["input_ids"])
     count = min(sequences, len(ids) // (2 * context))
@@ -91,6 +79,8 @@ def on_text(folder: Path, text: Path, context: int, sequences: int) -> Probe:
         raise DataError(f"{text} has {len(ids)} tokens; two sequences of {context} need {2 * context}")
     seen, tested = ids[: 2 * count * context].view(2, count, context)
     kind = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False) and "Encoder" not in kind:
+        raise ConfigError(f"{kind} has a decoder that reads an encoder; probe its encoder or decoder in Python")
     if kind.endswith(("ForCausalLM", "LMHeadModel")):
         metrics = {"perplexity": lambda m: perplexity(m, tested)}
     elif kind.endswith("ForMaskedLM"):
@@ -113,7 +103,7 @@ def on_pictures(folder: Path, pictures: Path, count: int) -> Probe:
     Raises:
         DataError: less than two pictures.
     """
-    model = load_model(folder)
+    model: Any = _opened(folder)
     size = model.config.image_size
     reader = Pixels.of(folder, int(size[0] if isinstance(size, list | tuple) else size), (0.5,) * 3, (0.5,) * 3)
     paths = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in PICTURES)
@@ -143,7 +133,7 @@ def on_pairs(folder: Path, pairs: Path, count: int) -> Probe:
     Raises:
         DataError: less than four pairs; broken ones.
     """
-    model = load_model(folder)
+    model: Any = _opened(folder)
     if not hasattr(model, "get_image_features"):
         raise ConfigError(
             f"{type(model).__name__} has no two towers: pairs are for CLIP models, others take text or images"
