@@ -15,6 +15,7 @@ from gossamer.errors import ConfigError, MaskError, ShapeError
 from gossamer.kernels import native
 from gossamer.maths.schedules import Constant, Every
 from gossamer.recipes.dynamic import rigl, set_
+from gossamer.recipes.gradual import gmp
 from gossamer.recipes.static import random
 from gossamer.sparsify.allocation import Uniform
 from gossamer.sparsify.estimators import STE
@@ -428,3 +429,26 @@ def test_the_library_s_own_loop_trains_sparse_by_its_on_start(tmp_path):
         assert [type(m) for m in sparse] == [type(m) for m in dense]
         for mine, theirs in zip(sparse.state_dict().values(), dense.state_dict().values(), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_called_again_it_takes_what_has_become_sparse():
+    """A dense-to-sparse recipe begins with dense layers; the run stays that of masked dense training."""
+    recipe = lambda: gmp(0.8, every=5, stop=0.5, allocation=Uniform())  # noqa: E731
+    runs = {}
+    for sparse in (False, True):
+        model, optimizer, sparsifier = start(recipe(), sparse=False)
+        if sparse:
+            assert SPARSE not in sparsify_linears(sparsifier).values()
+        losses = train(model, optimizer, range(20))
+        if sparse:
+            assert set(sparsify_linears(sparsifier, max_density=0.7).values()) == {SPARSE}
+            assert set(sparsify_linears(sparsifier, max_density=0.7).values()) == {SPARSE}  # once more: nothing changes
+            assert len(layers(model)) == 4
+        runs[sparse] = losses + train(model, optimizer, range(20, 60)), sparsifier.finalize()
+    assert runs[True][0] == pytest.approx(runs[False][0], abs=1e-4)
+    assert all(type(layer) is nn.Linear for layer in runs[True][1][::2])
+
+
+def test_the_model_alone_is_refused():
+    with pytest.raises(ConfigError, match=r"takes a Sparsifier.*got Sequential"):
+        sparsify_linears(network())

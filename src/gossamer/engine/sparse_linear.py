@@ -43,6 +43,9 @@ def sparsify_linears(sparsifier: Sparsifier, max_density: float = 0.5) -> dict[s
     `sparsifier.finalize()` or `remove()` puts plain `nn.Linear` layers back. Inside `nn.Sequential` a following ReLU is
     taken into the layer.
 
+    Layers that are sparse already stay so: call it again where a dense-to-sparse recipe has made more of them sparse
+    enough.
+
     Args:
         sparsifier: of a recipe whose weights are 0 off the mask (static masks, dynamic sparse training).
         max_density: denser layers stay as they are; the default is where the kernels stop winning (benchmarks).
@@ -50,15 +53,22 @@ def sparsify_linears(sparsifier: Sparsifier, max_density: float = 0.5) -> dict[s
     Returns:
         parameter name of each masked weight -> "sparse", or why it stays masked dense (also logged, once).
     Raises:
-        ConfigError: max_density is not in (0, 1].
+        ConfigError: no Sparsifier, or max_density is not in (0, 1].
         MaskError: a weight is not zero off its mask.
     """
+    if not isinstance(sparsifier, Sparsifier):
+        raise ConfigError(
+            f"sparsify_linears takes a Sparsifier, whose model it changes; got {type(sparsifier).__name__}"
+        )
     if not 0 < max_density <= 1:
         raise ConfigError(f"max_density must lie in (0, 1], got {max_density}")
     model, masks = sparsifier.model, sparsifier.entry_masks
     general = _why_not_at_all(sparsifier)
-    report = {name: general or _why_not(model, name, mask, max_density) or SPARSE for name, mask in masks.items()}
-    chosen = [name for name, why in report.items() if why == SPARSE]
+    done = {name for name in masks if isinstance(model.get_submodule(name.rpartition(".")[0]), SparseLinear)}
+    rest = {name: mask for name, mask in masks.items() if name not in done}
+    why = {name: general or _why_not(model, name, mask, max_density) or SPARSE for name, mask in rest.items()}
+    report = {name: SPARSE if name in done else why[name] for name in masks}
+    chosen = [name for name in rest if report[name] == SPARSE]
     _tell(report)
     if chosen:
         layers = {name: _make(model, name, masks[name]) for name in chosen}
