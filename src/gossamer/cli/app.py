@@ -24,6 +24,7 @@ from gossamer.cli import (
     experts,
     graphs,
     inspect,
+    isoflop,
     molecules,
     probe,
     prune,
@@ -63,6 +64,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": engine.export,
     "shrink": engine.shrink,
     "rearrange": rearrange.rearrange,
+    "iso-flop": isoflop.iso_flop,
     "unlearn": unlearn.unlearn,
     "reprogram": reprogram.reprogram,
 }

@@ -73,11 +73,11 @@ def draw(seen: Mapping[tuple[int | None, str], Tensor]) -> bytes:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("matplotlib", "report") from error
-    shots = list(dict.fromkeys(key[0] for key in seen))
+    shots = sorted({key[0] for key in seen}, key=lambda count: -(count or 1_000_000_000))  # all first
     models = list(dict.fromkeys(key[1] for key in seen))
     low = min(float(value.min()) for value in seen.values())
     high = max(float(value.max()) for value in seen.values())
-    figure = Figure(figsize=(2.1 * len(models) + 0.5, 2.1 * len(shots) + 0.3), layout="constrained", dpi=110)
+    figure = Figure(figsize=(2.1 * len(models) + 0.5, 2.1 * len(shots) + 0.3), layout="constrained", dpi=160)
     grid = figure.subplots(len(shots), len(models), squeeze=False)
     for row, count in enumerate(shots):
         for column, model in enumerate(models):
@@ -101,5 +101,7 @@ def add_to_page(path: Path, seen: Mapping[tuple[int | None, str], Tensor], seed:
         f"One test picture as each frozen network sees it, seed {seed}: the border is learned, the picture is given. "
         "All on one scale, from the smallest to the largest pixel."
     )
-    shown = section("Learned prompts", f'<p class="soft">{note}</p>', picture(draw(seen), "learned borders of pixels"))
+    wide = 14 * len({key[1] for key in seen})
+    drawn = f'<div style="max-width: {wide}rem">{picture(draw(seen), "learned borders of pixels")}</div>'
+    shown = section("Learned prompts", f'<p class="soft">{note}</p>', drawn)
     write_text(path, path.read_text(encoding="utf-8").replace("</main>", f"{shown}</main>", 1))
