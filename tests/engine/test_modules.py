@@ -33,6 +33,7 @@ def test_wide_layers_are_swapped_and_compute_the_same(wide, batch):
         assert any(isinstance(module, PackedLinear) for module in wide)
         assert same(wide(x), wanted)
     assert [entry.layer for entry in wide.gossamer_report.layers] == ["0", "2"]
+    assert not any(module.training for module in wide.modules())  # so that it can be compiled or exported again
 
 
 def test_a_vision_transformer(pruned):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gossamer.engine.compiler import compile
 from gossamer.engine.sparse_linear import SPARSE, SparseLinear, sparsify_linears
 from gossamer.errors import ConfigError, MaskError, ShapeError
 from gossamer.kernels import native
@@ -452,3 +453,11 @@ def test_called_again_it_takes_what_has_become_sparse():
 def test_the_model_alone_is_refused():
     with pytest.raises(ConfigError, match=r"takes a Sparsifier.*got Sequential"):
         sparsify_linears(network())
+
+
+def test_compiling_while_it_trains_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("GOSSAMER_CACHE", str(tmp_path))
+    model, _, sparsifier = start(RECIPES["static"]())
+    report = compile(model.eval(), torch.randn(2, IN)).report()
+    assert "sparsifier.finalize() first (4 times)" in str(report)
+    assert not compile(sparsifier.finalize(), torch.randn(2, IN)).report().breaks

@@ -13,6 +13,8 @@ from gossamer.engine.graph import Graph, Node
 from gossamer.engine.operators import OPERATORS, UnsupportedError
 from gossamer.errors import ConfigError, GossamerError
 
+HINTS = {"gossamer.trained_linear.default": "a layer that trains its non-zeros; call sparsifier.finalize() first"}
+
 
 def capture(model: nn.Module, example: Tensor) -> Graph:
     """The network as nodes that the engine knows, and others that torch runs.
@@ -82,7 +84,7 @@ class Importer:
         handler = OPERATORS.get(str(node.target))
         try:
             if handler is None:
-                raise UnsupportedError(f"no kernel for {node.target}")
+                raise UnsupportedError(HINTS.get(str(node.target), f"no kernel for {node.target}"))
             handler(self, node)
         except UnsupportedError as why:
             self._torch(node, str(why))

@@ -77,7 +77,7 @@ def swap_int8(model: nn.Module, calibration: Any, most_error: float = 0.02) -> d
         made, report[name] = _try(layer, inputs, name, most_error)
         if made is not None:
             parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, made)
+            setattr(model.get_submodule(parent), attribute, made.eval())
     return report
 
 

@@ -95,7 +95,7 @@ def swap_modules(model: nn.Module, example: Any, rounds: bool = False) -> nn.Mod
         report.layers.append(entry)
         if packed is not None:
             parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, packed)
+            setattr(model.get_submodule(parent), attribute, packed.eval())
     model.gossamer_report = report  # type: ignore[assignment]
     return model
 
