@@ -6,7 +6,7 @@ All candidates run interleaved in one process; a time is the least of at least 1
 thread, wall time with more. Plans are called as users call them, `plan(x)`, whatever they chose to run. Each output is
 compared with torch before it counts. Weights are random with trained-looking batch statistics; convolutions other than
 depthwise ones and the first are pruned by magnitude, unstructured or (b4) in blocks of 4 output channels. Peers run the
-dense network; those in bf16 are shown for comparison, the ratio is over the best in fp32. Plans "bf16" may round
+dense network (torch.compile where it finds a C++ compiler); those in bf16 are shown for comparison, the ratio is over the best in fp32. Plans "bf16" may round
 layers to bfloat16.
 """
 
@@ -59,10 +59,28 @@ def prune(model: nn.Module, sparsity: float, block: int) -> nn.Module:
 
 
 @torch.no_grad()
+def by_inductor(model: nn.Module, x: torch.Tensor) -> dict[str, peers.Run]:
+    """torch.compile in both memory orders; nothing where it finds no compiler of its own."""
+    found: dict[str, peers.Run] = {}
+    for name, order in (("torch.compile", None), ("torch.compile channels_last", torch.channels_last)):
+        given = x if order is None else x.to(memory_format=order)
+        copied = copy.deepcopy(model) if order is None else copy.deepcopy(model).to(memory_format=order)
+        run = partial(torch.compile(copied), given)
+        try:
+            run()
+        except Exception as error:
+            print(f"{name} is left out: {type(error).__name__}", file=sys.stderr)
+        else:
+            found[name] = run
+    return found
+
+
+@torch.no_grad()
 def compare(name: str, sparsities: list[int], threads: int) -> list[str]:
     """Rows of the table."""
     model, x = trained_looking(name), torch.randn(1, *NETWORKS[name])
     full, half = peers.network(model, x, threads, low=True)
+    full |= by_inductor(model, x)
     wanted = model(x).double()
     for peer, run in (full | half).items():
         peers.check(run, wanted, peer, 0.2 if peer in half else 1e-3)
