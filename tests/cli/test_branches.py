@@ -98,6 +98,9 @@ def test_a_program_is_recorded(gossamer, folder):
         (("sparse", "short.bz2", "--max-nonzero", "0"), 2, "max_nonzero must be at least 1"),
         (("sweep", "short.bz2", "--budgets", "0.001"), 2, "too few for"),
         (("sweep", "short.bz2", "--budgets", "a"), 2, "needs sizes in KB"),
+        (("sweep", "short.bz2", "-p", "tage+sprse"), 2, "did you mean 'tage+sparse'"),
+        (("sweep", "short.bz2", "-p", "tage+sparse", "--budgets", "0.01"), 2, "too few for tage"),
+        (("sweep", "short.bz2", "-o", "sweep.jpg"), 2, "the picture is a .png"),
         (("record", "none.c"), 3, "no source file"),
     ],
 )

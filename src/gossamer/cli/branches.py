@@ -169,7 +169,9 @@ def sweep(
     predictor: Annotated[
         list[str] | None, typer.Option("--predictor", "-p", help="Kind; repeat. tage+sparse: with a side table.")
     ] = None,
-    budgets: Annotated[str, typer.Option(help="Storage in KB.")] = "1,2,4,8,16,32,64",
+    budgets: Annotated[
+        str, typer.Option(help="Storage in KB; up to 64 bits of registers may go beyond.")
+    ] = "1,2,4,8,16,32,64",
     split: Annotated[float, typer.Option(help="Count misses behind this share of the trace alone.")] = 0.5,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture (.png).")] = None,
     kind: Kind = None,
@@ -183,6 +185,8 @@ def sweep(
     from gossamer.domains.branch_prediction.budgets import sweep as run_sweep
     from gossamer.domains.branch_prediction.pictures import sweep_picture
 
+    if output is not None and output.suffix.lower() != ".png":
+        raise ConfigError(f"--output {output}: the picture is a .png")
     kinds = predictor or [name for name in FAMILIES if name != "bimodal"]
     points = run_sweep(_read(traces, kind), kinds, _budgets(budgets), split, say)
     if output is not None:

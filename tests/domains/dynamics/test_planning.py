@@ -1,5 +1,6 @@
 """The exact checks of the specification on planners, bounds and networks."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -68,6 +69,22 @@ def test_any_relu_network_folds():
     x = torch.randn(50, 3)
     np.testing.assert_allclose(fold(plain)(x.double().numpy()), plain(x).detach().numpy(), atol=1e-6)
     assert fold(plain).relus == 9
+
+
+def test_any_relu_network_is_planned_with_whatever_its_type():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 1))  # float32, as users have it
+    costs = {}
+    for model in (plain, copy.deepcopy(plain).double()):
+        domain = np.array([-2.0, -0.5]), np.array([2.0, 0.5])
+        goal = Goal(np.array([0.5]), np.array([1.0]))
+        problem = Problem(residual(model, 1, domain), 2, (domain[0][1:], domain[1][1:]), goal)
+        plan = MILPPlanner(problem).solve([0.1], warm=MPPI(problem, seed=0).solve([0.1]).actions)
+        assert plan.status == "optimal"
+        assert plan.cost == pytest.approx(plan.bound, abs=1e-3)
+        costs[next(model.parameters()).dtype] = plan.cost
+    assert plain[0].weight.dtype == torch.float32  # the user's own network is left as it is
+    assert costs[torch.float32] == pytest.approx(costs[torch.float64], abs=1e-6)
 
 
 @pytest.mark.parametrize("states", [None, 0, 1, 2])

@@ -201,3 +201,9 @@ def test_block_model_is_what_was_asked_for():
     assert torch.equal(graph.edge_index, block_model(400, 4, words=100, seed=3).edge_index)
     with pytest.raises(ConfigError, match="too few"):
         block_model(50, 5)
+
+
+@pytest.mark.parametrize("graph", [[[0, 1], [1, 0]], karate().edge_index.numpy(), 3])
+def test_what_is_no_tensor_is_named(graph):
+    with pytest.raises(ShapeError, match=r"must be a \(2, E\) tensor, got (list|ndarray|int)"):
+        sparsify_edges(graph, keep=0.5)

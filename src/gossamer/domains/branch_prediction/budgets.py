@@ -94,9 +94,10 @@ def sweep(
     """
     points = []
     for kind in kinds:
-        if kind != SPARSE:
-            for budget in budgets:
-                at_budget(kind, budget)  # all that is wrong is said before the work begins
+        if kind not in (*FAMILIES, SPARSE):
+            raise unknown("kind of predictor", kind, (*FAMILIES, SPARSE))
+        for budget in budgets:  # all that is wrong is said before the work begins
+            at_budget(*(("tage", budget - _share(budget)) if kind == SPARSE else (kind, budget)))
     for trace in traces:
         for kind in kinds:
             for budget in budgets:
@@ -107,8 +108,13 @@ def sweep(
     return points
 
 
+def _share(budget: int) -> int:
+    """Bits of a budget that a side table gets."""
+    return min(8 * SIDE_BYTES, budget // 4)
+
+
 def _sparse(trace: Trace, budget: int, split: float) -> Plays:
-    share = min(8 * SIDE_BYTES, budget // 4)
+    share = _share(budget)
     base = at_budget("tage", budget - share)
     assert isinstance(base, TAGE)
     report = find_sparse(trace, base, Search(split=split))

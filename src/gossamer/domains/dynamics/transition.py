@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, ShapeError
 from .folded import Array, Folded, fold
+from .model import GatedReLUMLP
 
 Box = tuple[Array, Array]
 
@@ -80,6 +82,11 @@ class Dynamics:
         """The network, folded."""
         return fold(self.model)
 
+    @cached_property
+    def _exact(self) -> nn.Module:
+        """The network in float64, as states are; a GatedReLUMLP computes in the type of its input by itself."""
+        return self.model if isinstance(self.model, GatedReLUMLP) else copy.deepcopy(self.model).double()
+
     @property
     def size(self) -> int:
         return len(self.state)
@@ -108,7 +115,7 @@ class Dynamics:
         for read, write in terms:
             v = both @ read
             outside = outside + ((low - v).relu() + (v - high).relu()).sum(1)
-            following = following + self.model(v) @ write
+            following = following + self._exact(v) @ write
         return following, outside
 
     @property

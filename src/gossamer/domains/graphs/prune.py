@@ -106,11 +106,11 @@ def sparsify_edges(
     tensor([[0, 1, 1, 2],
             [1, 0, 2, 1]])
     """
-    edge_index = graph if isinstance(graph, Tensor) else graph.edge_index
-    if num_nodes is None and not isinstance(graph, Tensor):
+    edge_index = getattr(graph, "edge_index", graph)
+    if num_nodes is None and edge_index is not graph:
         num_nodes = graph.num_nodes
     kept = kept_edges(edge_index, keep, score=score, undirected=undirected, num_nodes=num_nodes, seed=seed)
-    if isinstance(graph, Tensor):
+    if edge_index is graph:
         return edge_index[:, kept]
     result = copy.copy(graph)
     for name in _edge_attributes(graph):
