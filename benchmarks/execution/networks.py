@@ -6,8 +6,8 @@ All candidates run interleaved in one process; a time is the least of at least 1
 thread, wall time with more. Plans are called as users call them, `plan(x)`, whatever they chose to run. Each output is
 compared with torch before it counts. Weights are random with trained-looking batch statistics; convolutions other than
 depthwise ones and the first are pruned by magnitude, unstructured or (b4) in blocks of 4 output channels. Peers run the
-dense network (torch.compile where it finds a C++ compiler); those in bf16 are shown for comparison, the ratio is over the best in fp32. Plans "bf16" may round
-layers to bfloat16.
+dense network (torch.compile where it finds a C++ compiler); those in bf16 are shown for comparison, the ratio is over
+the best in fp32. Plans "bf16" may round layers to bfloat16.
 """
 
 from __future__ import annotations
