@@ -58,7 +58,7 @@ def test_denoise_with_a_learned_dictionary_and_without(gossamer, pictures, tmp_p
         assert done.code == 0, done.err
         found = read(tmp_path / "out.png")
         assert ((found - clean) ** 2).mean() < ((noisy - clean) ** 2).mean()
-        assert 20 < done.json["noise"] < 45  # 38 went in, before values were clipped to 0 and 255
+        assert 20 < done.json["noise_grey_levels"] < 45  # 38 went in, before values were clipped to 0 and 255
         assert done.json["side"] == 5
 
 
@@ -69,7 +69,7 @@ def test_a_dictionary_brings_its_side_and_learns_the_noise_of_the_picture(gossam
     done = gossamer(*denoise, "--dictionary", tmp_path / "d.npz")
     assert done.code == 0, done.err
     assert done.json["side"] == 5
-    assert 20 < done.json["noise"] < 60  # the picture's, not that of the clean one
+    assert 20 < done.json["noise_grey_levels"] < 60  # the picture's, not that of the clean one
     whitened = gossamer(*denoise, "--dictionary", tmp_path / "w.npz")
     assert whitened.code == 2
     assert "--no-whiten" in whitened.err

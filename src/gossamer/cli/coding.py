@@ -129,7 +129,7 @@ def denoise(
     started = time.perf_counter()
     found = work(noisy, coder, side=side, stride=stride, patches=patches, seed=seed)
     _finish(output, before, {"before": noisy, "after": found.picture})
-    facts = {"side": side, "noise": 255 * found.sigma, "seconds": time.perf_counter() - started}
+    facts = {"side": side, "noise_grey_levels": 255 * found.sigma, "seconds": time.perf_counter() - started}
     _print({"picture": output, "before": before}, facts, as_json)
 
 
@@ -241,6 +241,7 @@ def _finish(output: Path, before: Path | None, pictures: dict[str, Any]) -> None
 _HEADINGS = {
     "log_likelihood": "log-likelihood per patch, nats",
     "noise": "noise, its standard deviation",
+    "noise_grey_levels": "noise, its standard deviation in grey levels 0-255",
     "active": "active components per patch",
     "saturated": "share of patches with as many active as allowed",
     "side": "side of the patches, pixels",
