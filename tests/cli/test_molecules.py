@@ -1,6 +1,7 @@
 """`gossamer molecules` from making data to a prediction, as a user would."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 import warnings
@@ -54,6 +55,25 @@ def test_what_cannot_be_labelled_is_left_out_and_named(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["molecules", "make", "water", "--count", "1", "--max-cycle", "1"])
     assert "did not converge in 1 iterations" in done.stderr
     assert "no molecule could be labelled" in str(done.exception)
+
+
+def test_a_database_of_qh9s_form_is_trained_on_and_measured(tmp_path, monkeypatch):
+    from gossamer.domains.molecules import geometries, label
+
+    monkeypatch.chdir(tmp_path)
+    with sqlite3.connect("q.db") as base:
+        base.execute("CREATE TABLE data (id INTEGER, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)")
+        samples = [label(molecule, "def2-svp") for molecule in geometries("hydrogen-fluoride", 4)]
+        for place, sample in enumerate(samples):
+            numbers = sample.molecule.numbers.astype(np.int32).tobytes()
+            row = (place, 2, numbers, sample.molecule.positions.tobytes(), sample.fock.tobytes())
+            base.execute("INSERT INTO data VALUES (?, ?, ?, ?, ?)", row)
+    base.close()
+    run("train", "q.db", "--steps", "3", "--batch", "2", "--lmax", "4", "--channels", "2", "-o", "net.safetensors")
+    found = run("evaluate", "q.db", "--limit", "2", "-m", "net.safetensors")
+    assert found["network"]["h_mae"] > 0
+    errors = [np.abs(sample.guess - sample.fock).mean() for sample in samples[:2]]
+    assert found["minao"]["h_mae"] == pytest.approx(1e6 * np.mean(errors), rel=1e-6)
 
 
 def test_an_interrupted_training_is_not_overlooked(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,10 +11,14 @@ from gossamer.cli.console import print_json, print_table, say
 from gossamer.cli.options import Json
 from gossamer.errors import ConfigError
 
+if TYPE_CHECKING:
+    from gossamer.domains.molecules import Labelled
+
 molecules = typer.Typer(help="Hamiltonians of molecules with sparse networks.", no_args_is_help=True)
 
 Model = Annotated[Path, typer.Option("--model", "-m", help="Network that `molecules train` wrote.")]
 Basis = Annotated[str, typer.Option(help="sto-3g, 6-31g, def2-svp or def2-tzvp.")]
+Limit = Annotated[int | None, typer.Option(min=2, help="Read only the first so many molecules of a .db.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 
 
@@ -67,7 +71,7 @@ def train(
     steps: Annotated[int, typer.Option(help="Optimiser steps; the paper takes 200000.")] = 300,
     batch: Annotated[int, typer.Option(help="Molecules in a batch.")] = 16,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 5e-3,
-    limit: Annotated[int | None, typer.Option(min=2, help="Read only the first so many molecules of a .db.")] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of weights, paths and batches.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Steps between saves of the training's state.")] = 200,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
@@ -82,12 +86,11 @@ def train(
     import torch
 
     from gossamer.domains import molecules as room
-    from gossamer.domains.molecules.data import with_guess
 
     state = output.with_name(f"{output.stem}.state.json")
     if state.exists() and not resume:
         raise ConfigError(f"{state} is of an interrupted training: go on with --resume, or remove it")
-    held = with_guess(room.read_qh9(data, limit)) if data.suffix == ".db" else room.load(data)
+    held = _read(data, limit)
     learn, test = held.split(round(training * len(held.samples)))
     torch.manual_seed(seed)
     shape = room.Shape(lmax, channels, layers, sparsity, pair_sparsity, choice, seed=seed)
@@ -103,6 +106,14 @@ def train(
     else:
         _table(figures)
         print(f"network: {output}   parameters: {sizes['gated']}, frozen {sizes['frozen']}")
+
+
+def _read(data: Path, limit: int | None) -> Labelled:
+    """Labelled molecules of an .npz, or of a database, to whose matrices the guess is added."""
+    from gossamer.domains import molecules as room
+    from gossamer.domains.molecules.data import with_guess
+
+    return with_guess(room.read_qh9(data, limit)) if data.suffix.lower() == ".db" else room.load(data)
 
 
 def _table(figures: dict[str, dict[str, float]]) -> None:
@@ -144,8 +155,9 @@ def predict(
 
 @molecules.command()
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Set that `molecules make` wrote.")],
+    data: Annotated[Path, typer.Argument(help="Set that `molecules make` wrote, or QH9's .db.")],
     model: Model,
+    limit: Limit = None,
     fields: Annotated[int, typer.Option(min=0, help="Count the field's iterations for so many molecules.")] = 0,
     picture: Annotated[Path | None, typer.Option(help=".png of the matrices and energies of the first one.")] = None,
     as_json: Json = False,
@@ -160,7 +172,7 @@ def evaluate(
     from gossamer.domains import molecules as room
     from gossamer.domains.molecules.pictures import draw
 
-    held, network = room.load(data), room.load_model(model).freeze()
+    held, network = _read(data, limit), room.load_model(model).freeze()
     figures = {"network": room.evaluate(network, held, fields), "minao": room.evaluate(None, held, fields)}
     if picture is not None:
         draw(network, held, picture)

@@ -42,7 +42,10 @@ def energy_error(fock: np.ndarray, truth: np.ndarray, overlap: np.ndarray, occup
 
 
 def coefficient_similarity(fock: np.ndarray, truth: np.ndarray, overlap: np.ndarray, occupied: int) -> float:
-    """Mean |cosine| of the coefficient vectors of the occupied orbitals, paired by energy; their sign is free."""
+    """Mean |cosine| of the coefficient vectors of the occupied orbitals, paired by energy; their sign is free.
+
+    Orbitals of equal energy may be mixed at will, which lowers it although nothing is wrong.
+    """
     found, wanted = (solve(matrix, overlap)[1][:, :occupied] for matrix in (fock, truth))
     lengths = np.linalg.norm(found, axis=0) * np.linalg.norm(wanted, axis=0)
     return float((np.abs((found * wanted).sum(0)) / lengths).mean())
