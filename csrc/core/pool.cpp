@@ -40,17 +40,30 @@ uint32_t await_change(const std::atomic<uint32_t>& value, uint32_t old) {
   return value.load(std::memory_order_acquire);
 }
 
+int64_t chunks_of(const Phase& phase) { return phase.count > 0 ? (phase.count - 1) / phase.grain + 1 : 0; }
+
 struct Job {
-  Body body;
-  void* context;
-  int64_t count, grain;
-  std::atomic<int64_t> next{0};  // first element that nobody has taken
+  const Phase* phases;
+  int number;
+  std::atomic<int64_t> next[kMostPhases] = {};  // first element that nobody has taken
+  std::atomic<int64_t> done[kMostPhases] = {};  // chunks
 
   void work() {
-    for (;;) {
-      const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= count) return;
-      body(context, begin, std::min(begin + grain, count));
+    for (int p = 0; p < number; ++p) {
+      const Phase& phase = phases[p];
+      for (int64_t begin; (begin = next[p].fetch_add(phase.grain, std::memory_order_relaxed)) < phase.count;) {
+        phase.body(phase.context, begin, std::min(begin + phase.grain, phase.count));
+        done[p].fetch_add(1, std::memory_order_release);
+      }
+      if (p + 1 < number) await_chunks(done[p], chunks_of(phase));
+    }
+  }
+
+  // Only chunks that a running thread has taken are waited for, so a thread that the system holds back stops nobody.
+  static void await_chunks(const std::atomic<int64_t>& done, int64_t chunks) {
+    for (int i = 0; done.load(std::memory_order_acquire) < chunks; ++i) {
+      relax();
+      if (i >= kSpins) std::this_thread::yield();
     }
   }
 };
@@ -130,12 +143,12 @@ Pool& pool() {
 
 }  // namespace
 
-void parallel_for(int64_t count, int64_t grain, int threads, Body body, void* context) {
-  if (count <= 0) return;
-  grain = std::max<int64_t>(grain, 1);
-  const int64_t chunks = (count - 1) / grain + 1;
+void parallel_phases(const Phase* phases, int number, int threads) {
+  int64_t chunks = 0;
+  for (int p = 0; p < number; ++p) chunks = std::max(chunks, chunks_of(phases[p]));
+  if (chunks == 0) return;
   const int wanted = static_cast<int>(std::min<int64_t>(std::min(threads, kMostThreads), chunks));
-  Job job{body, context, count, grain};
+  Job job{phases, number};
   if (wanted > 1 && !inside_loop && pool().run(job, wanted - 1)) return;
   job.work();
 }

@@ -11,17 +11,31 @@ namespace gossamer {
 // Work on the chunk [begin, end). It must not throw: allocate before the loop.
 using Body = void (*)(void* context, int64_t begin, int64_t end);
 
-// Runs `body` over [0, count) in chunks of `grain`, on at most `threads` threads, the caller among them.
-// Returns when all is done. Serial when one chunk suffices, inside another loop, or when the pool is busy.
-void parallel_for(int64_t count, int64_t grain, int threads, Body body, void* context);
+// A loop over [0, count) in chunks of `grain`.
+struct Phase {
+  Body body;
+  void* context;
+  int64_t count, grain;
+};
+constexpr int kMostPhases = 3;
 
+// Runs loops one after the other on at most `threads` threads, the caller among them: each starts when all chunks of the
+// one before are done, which is quicker than to call all threads anew. Returns when all is done. Serial when one chunk
+// suffices, inside another loop, or when the pool is busy.
+void parallel_phases(const Phase* phases, int number, int threads);
+
+// The loop that calls f(begin, end); f must outlive it.
+template <class F>
+Phase phase(int64_t count, int64_t grain, F& f) {
+  return {[](void* context, int64_t begin, int64_t end) { (*static_cast<F*>(context))(begin, end); },
+          const_cast<void*>(static_cast<const void*>(std::addressof(f))), count, grain > 0 ? grain : 1};
+}
+
+// One loop.
 template <class F>
 void parallel_for(int64_t count, int64_t grain, int threads, F&& f) {
-  using Function = std::remove_reference_t<F>;
-  parallel_for(
-      count, grain, threads,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<Function*>(context))(begin, end); },
-      const_cast<void*>(static_cast<const void*>(std::addressof(f))));
+  const Phase only = phase(count, grain, f);
+  parallel_phases(&only, 1, threads);
 }
 
 }  // namespace gossamer

@@ -23,6 +23,20 @@ void round(const float* x, uint16_t* y, int64_t count) {
   for (int64_t i = 0; i < count; ++i) y[i] = round_one(x[i]);
 }
 
+// pack(rows of x, stride, k, n) for the columns k .. k + n - 1 of [from, to); where x lies by tokens, of a few at a time,
+// which are transposed first.
+template <class Pack>
+void by_columns(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, Pack pack) {
+  if (!job.token_stride) return pack(job.x + from * job.x_stride + first, job.x_stride, from, to - from);
+  constexpr int64_t few = 16;
+  alignas(64) float turned[few * kWidest];
+  for (int64_t k = from; k < to; k += few) {
+    const int64_t n = to - k < few ? to - k : few;
+    transpose_block(job.x + first * job.token_stride + k, job.token_stride, count, n, turned, kWidest);
+    pack(turned, kWidest, k, n);
+  }
+}
+
 // ---- plain loops
 
 // The values of row r of an entry: pairs of entries are zipped, a last one without a partner is not.
@@ -31,10 +45,14 @@ float value_at(const uint16_t* values, int64_t entry, int64_t entries, int64_t b
   return widen(pair + 1 < entries ? values[pair * block + 2 * r + entry % 2] : values[pair * block + r]);
 }
 
+void pack_rounded(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, uint16_t* slab) {
+  by_columns(job, first, count, from, to, [&](const float* x, int64_t stride, int64_t k, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) round(x + i * stride, slab + (k + i) * count, count);
+  });
+}
+
 void run(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, uint16_t* slab, float* sums) {
   const BlockMatrix& a = job.a;
-  if (!job.taps)
-    for (int64_t k = 0; k < a.columns; ++k) round(job.x + k * job.x_stride + first, slab + k * count, count);
   for (int64_t row = begin * a.block; row < end * a.block && row < a.rows; ++row) {
     const int64_t s = row / a.block, r = row % a.block;
     for (int64_t i = 0; i < count; ++i) sums[i] = job.after.bias ? job.after.bias[row] : 0.0f;
@@ -185,7 +203,6 @@ void add_panel(const Spmm& job, int64_t first, int64_t count, int64_t p, int64_t
 template <int R, int T>
 void run_tile(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, uint16_t* slab, float* sums) {
   const BlockMatrix& a = job.a;
-  if (!job.taps) pack_halves<T>(job.x + first, job.x_stride, a.columns, count, slab);
   const int64_t fitting = kBand / (a.block * T * kLanes), strips = fitting > 1 ? fitting : 1;
   for (int64_t band = begin; band < end; band += strips) {
     const int64_t band_end = band + strips < end ? band + strips : end;
@@ -198,6 +215,18 @@ void run_tile(const Spmm& job, int64_t first, int64_t count, int64_t begin, int6
           add_panel<R, T>(job, first, count, p, band, band_end, r, sums, HalvesInSlab<T>{slab + k * T * kLanes});
       }
   }
+}
+
+template <int T>
+void pack_tile(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, uint16_t* slab) {
+  by_columns(job, first, count, from, to, [&](const float* x, int64_t stride, int64_t k, int64_t n) {
+    pack_halves<T>(x, stride, n, count, slab + k * T * kLanes);
+  });
+}
+
+void pack_fast(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, uint16_t* slab) {
+  static constexpr decltype(&pack_fast) by_width[] = {pack_tile<2>, pack_tile<4>, pack_tile<6>, pack_tile<8>};
+  by_width[(count + kZipped - 1) / kZipped - 1](job, first, count, from, to, slab);
 }
 
 void run_fast(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, uint16_t* slab, float* sums) {
@@ -213,6 +242,7 @@ int64_t widest(int64_t block) { return block == 1 ? 8 : 6; }
 #pragma GCC pop_options
 #else
 
+constexpr decltype(Bf16Kernels::pack_fast) pack_fast = nullptr;
 constexpr decltype(Bf16Kernels::run_fast) run_fast = nullptr;
 constexpr decltype(Bf16Kernels::widest) widest = nullptr;
 
@@ -221,6 +251,6 @@ constexpr decltype(Bf16Kernels::widest) widest = nullptr;
 }  // namespace
 
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {round, run, run_fast, widest};
+const Bf16Kernels bf16_kernels = {round, pack_rounded, run, pack_fast, run_fast, widest};
 
 }  // namespace gossamer::GOSSAMER_NS

@@ -4,8 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "../core/pool.hpp"
-#include "workspace.hpp"
+#include "tiles.hpp"
 
 #if defined(__x86_64__) && (defined(__linux__) || defined(__APPLE__))
 #define GOSSAMER_ENCODES 1
@@ -184,26 +183,21 @@ constexpr int64_t kCodeSlab = 1 << 16;  // floats of x that all groups read, one
 
 bool runs_code(const Spmm& job) { return job.a.code && !job.taps && !job.pitch && level() == Level::avx512; }
 
-void spmm_by_code(const Spmm& job, int threads) {
-  const auto divide_up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+void spmm_by_code(const Spmm& job, int threads, const Phase& last) {
   const int64_t columns = std::max<int64_t>(1, job.a.columns), vectors = divide_up(job.pixels, kCodeLanes);
   const int64_t widest = std::clamp<int64_t>(kCodeSlab / (columns * kCodeLanes), 1, vectors);
   const int64_t tile = divide_up(vectors, divide_up(vectors, widest)) * kCodeLanes;
-  const int64_t tiles = divide_up(job.pixels, tile), groups = job.a.code->groups;
-  const int64_t wanted = threads > 1 && tiles < 4 * threads ? divide_up(4 * threads, tiles) : 1;
-  const int64_t groups_each = divide_up(groups, std::min(wanted, groups)), parts = divide_up(groups, groups_each);
-  threads = static_cast<int>(std::min<int64_t>({threads, tiles * parts, Slots::kMost}));
-
-  thread_local Scratch scratch;
-  const int64_t slab = columns * tile;
-  Slots slots(scratch, threads, slab + kCodeRows * kCodeLanes);
   const auto& kernels = code_kernels();
-  parallel_for(tiles * parts, 1, threads, [&](int64_t chunk, int64_t) {
-    const Slots::Lease lease(slots);
-    const int64_t first = chunk / parts * tile, begin = chunk % parts * groups_each;
-    kernels.run(job, first, std::min(tile, job.pixels - first), begin, std::min(begin + groups_each, groups),
-                lease.floats(), lease.floats() + slab);
-  });
+  by_tiles(
+      {job.pixels, tile, job.a.code->groups, job.a.columns, columns * tile, kCodeRows * kCodeLanes, job.token_stride > 0},
+      threads,
+      [&](int64_t first, int64_t count, int64_t from, int64_t to, float* slab) {
+        kernels.pack(job, first, count, from, to, slab);
+      },
+      [&](int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
+        kernels.run(job, first, count, begin, end, slab, sums);
+      },
+      last);
 }
 
 }  // namespace gossamer

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "../core/pool.hpp"
 #include "spmm.hpp"
 
 namespace gossamer {
@@ -27,9 +28,10 @@ struct Code {
 // AVX-512, or the system refuses.
 std::shared_ptr<const Code> encode(const BlockMatrix& a, int64_t most);
 
-// Groups [begin, end) for the pixels [first, first + count). `slab` has room for columns * count floats, rounded up to
+// As SpmmKernels, with groups in place of strips. `slab` has room for columns * count floats, rounded up to
 // whole vectors, and `sums` for kCodeRows vectors; both are aligned to 64 bytes.
 struct CodeKernels {
+  void (*pack)(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, float* slab);
   void (*run)(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums);
 };
 
@@ -37,6 +39,6 @@ GOSSAMER_DISPATCH(CodeKernels, code_kernels)
 
 // Whether `spmm` runs the matrix's code for this job.
 bool runs_code(const Spmm& job);
-void spmm_by_code(const Spmm& job, int threads);
+void spmm_by_code(const Spmm& job, int threads, const Phase& last);
 
 }  // namespace gossamer

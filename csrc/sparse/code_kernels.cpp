@@ -4,12 +4,22 @@
 namespace gossamer::GOSSAMER_NS {
 namespace {
 
+// Each vector of pixels is a slab of its own.
+void pack_vectors(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, float* slab) {
+  slab += from * kLanes;
+  for (int64_t q = 0; q < count; q += kLanes, slab += job.a.columns * kLanes) {
+    const int64_t left = count - q < kLanes ? count - q : kLanes;
+    if (job.token_stride)
+      turn(job, first + q, left, from, to, slab, kLanes);
+    else
+      pack<1>(job.x + from * job.x_stride + first + q, job.x_stride, to - from, left, slab);
+  }
+}
+
 // Machine code exists for vectors of 16 only; `spmm` asks no other level.
 void run(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
   const Code& code = *job.a.code;
   const int64_t columns = job.a.columns;
-  for (int64_t q = 0; q < count; q += kLanes)
-    pack<1>(job.x + first + q, job.x_stride, columns, count - q < kLanes ? count - q : kLanes, slab + q * columns);
   for (int64_t g = begin; g < end; ++g) {
     const int64_t row = g * kCodeRows, rows = job.a.rows - row < kCodeRows ? job.a.rows - row : kCodeRows;
     for (int64_t q = 0; q < count; q += kLanes) {
@@ -26,6 +36,6 @@ void run(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t e
 }  // namespace
 
 extern const CodeKernels code_kernels;
-const CodeKernels code_kernels = {run};
+const CodeKernels code_kernels = {pack_vectors, run};
 
 }  // namespace gossamer::GOSSAMER_NS

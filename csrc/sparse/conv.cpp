@@ -134,21 +134,20 @@ void conv(const BlockMatrix& a, const ConvShape& shape, int64_t images, const fl
 void linear(const BlockMatrix& a, int64_t batch, const float* x, float* y, const Epilogue& after, int threads) {
   if (batch <= 0 || a.rows <= 0) return;
   thread_local Scratch scratch;
-  float* const x_columns = scratch.floats((a.columns + a.rows) * batch);
-  float* const y_columns = x_columns + a.columns * batch;
-  transpose(x, batch, a.columns, x_columns, threads);
+  float* const y_columns = scratch.floats(a.rows * batch);
   Spmm job;
   job.a = a;
-  job.x = x_columns;
+  job.x = x;
+  job.token_stride = a.columns;
   job.y = y_columns;
-  job.x_stride = job.y_stride = job.pixels = batch;
+  job.y_stride = job.pixels = batch;
   job.after = after;
   if (after.residual) {
     transpose(after.residual, batch, a.rows, y_columns, threads);
     job.after.residual = y_columns;
   }
+  job.y_tokens = y;
   spmm(job, threads);
-  transpose(y_columns, a.rows, batch, y, threads);
 }
 
 }  // namespace gossamer

@@ -1,6 +1,7 @@
 #include "pointwise.hpp"
 
 #include "activation_simd.hpp"
+#include "transpose_simd.hpp"
 
 namespace gossamer::GOSSAMER_NS {
 namespace {
@@ -135,42 +136,8 @@ void add_activate(const float* a, const float* b, float* y, Activation activatio
   store_first(y + i, finish(v), left);
 }
 
-#if defined(__AVX2__)
-void transpose_eight(const float* x, int64_t x_stride, float* y, int64_t y_stride) {
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(x + i * x_stride);
-  for (int i = 0; i < 8; i += 2) {
-    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-    a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-    a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-    a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(y + i * y_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-    _mm256_storeu_ps(y + (i + 4) * y_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-  }
-}
-#else
-void transpose_eight(const float* x, int64_t x_stride, float* y, int64_t y_stride) {
-  for (int i = 0; i < 8; ++i)
-    for (int j = 0; j < 8; ++j) y[j * y_stride + i] = x[i * x_stride + j];
-}
-#endif
-
 void transpose(const float* x, int64_t rows, int64_t columns, float* y, int64_t begin, int64_t end) {
-  for (int64_t c = 0; c < columns; c += 8)
-    for (int64_t r = begin; r < end; r += 8) {
-      if (r + 8 <= end && c + 8 <= columns) {
-        transpose_eight(x + r * columns + c, columns, y + c * rows + r, rows);
-        continue;
-      }
-      for (int64_t i = r; i < r + 8 && i < end; ++i)
-        for (int64_t j = c; j < c + 8 && j < columns; ++j) y[j * rows + i] = x[i * columns + j];
-    }
+  transpose_block(x + begin * columns, columns, end - begin, columns, y + begin, rows);
 }
 
 }  // namespace

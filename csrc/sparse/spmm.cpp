@@ -2,17 +2,16 @@
 
 #include <algorithm>
 
-#include "../core/pool.hpp"
 #include "bf16.hpp"
 #include "code.hpp"
-#include "workspace.hpp"
+#include "pointwise.hpp"
+#include "tiles.hpp"
 
 namespace gossamer {
 namespace {
 
+constexpr int64_t kTurned = 32;     // rows of y that a thread transposes at a time: whole cache lines
 constexpr int64_t kSlab = 1 << 14;  // floats of a panel of x that are read again and again
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Vectors in a tile: as wide as registers and cache allow, and about equally wide over the row of pixels.
 int64_t tile_of(const Spmm& job, const SpmmKernels& kernels) {
@@ -24,27 +23,12 @@ int64_t tile_of(const Spmm& job, const SpmmKernels& kernels) {
   return divide_up(vectors, divide_up(vectors, widest));
 }
 
-// run(first pixel, pixels, first strip, last, slab, sums) for each part of the product.
-template <class Run>
-void by_tiles(const Spmm& job, int threads, int64_t tile, int64_t slab, Run run) {
-  const int64_t strips = job.a.strips(), tiles = divide_up(job.pixels, tile);
-  // More groups of rows repeat the packing of x: made only when there are too few tiles for the threads.
-  const int64_t wanted = threads > 1 && tiles < 4 * threads ? divide_up(4 * threads, tiles) : 1;
-  const int64_t strips_each = divide_up(strips, std::min(wanted, strips)), groups = divide_up(strips, strips_each);
-  threads = static_cast<int>(std::min<int64_t>({threads, tiles * groups, Slots::kMost}));
-
-  thread_local Scratch scratch;
-  slab = divide_up(slab, 16) * 16;
-  Slots slots(scratch, threads, slab + std::max(kBand, job.a.block * tile));
-  parallel_for(tiles * groups, 1, threads, [&](int64_t chunk, int64_t) {
-    const Slots::Lease lease(slots);
-    const int64_t first = chunk / groups * tile, begin = chunk % groups * strips_each;
-    run(first, std::min(tile, job.pixels - first), begin, std::min(begin + strips_each, strips), lease.floats(),
-        lease.floats() + slab);
-  });
+Cut cut_of(const Spmm& job, int64_t tile, int64_t slab) {
+  return {job.pixels, tile, job.a.strips(), job.a.columns, slab, std::max(kBand, job.a.block * tile),
+          job.token_stride > 0};
 }
 
-void spmm_halves(const Spmm& job, int threads) {
+void spmm_halves(const Spmm& job, int threads, const Phase& last) {
   const auto& kernels = bf16_kernels();
   static const bool has_instructions = has("avx512bf16");
   const bool is_fast = kernels.run_fast && has_instructions;
@@ -54,24 +38,40 @@ void spmm_halves(const Spmm& job, int threads) {
   if (job.a.block == 1) widest = std::clamp<int64_t>(2 * kSlab / (columns * lanes), 4, widest);
   const int64_t pairs = divide_up(job.pixels, 2 * lanes);  // tiles hold an even number of vectors
   const int64_t tile = divide_up(pairs, divide_up(pairs, widest / 2)) * 2 * lanes;
-  by_tiles(job, threads, tile, job.taps ? 0 : job.a.columns * tile / 2,
-           [&](int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
-             run(job, first, count, begin, end, reinterpret_cast<uint16_t*>(slab), sums);
-           });
+  const auto pack = is_fast ? kernels.pack_fast : kernels.pack;
+  const auto halves = [](float* slab) { return reinterpret_cast<uint16_t*>(slab); };
+  by_tiles(
+      cut_of(job, tile, job.taps ? 0 : divide_up(job.a.columns * tile, 2)), threads,
+      [&](int64_t first, int64_t count, int64_t from, int64_t to, float* slab) {
+        pack(job, first, count, from, to, halves(slab));
+      },
+      [&](int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
+        run(job, first, count, begin, end, halves(slab), sums);
+      },
+      last);
 }
 
 }  // namespace
 
 void spmm(const Spmm& job, int threads) {
   if (job.a.rows <= 0 || job.pixels <= 0) return;
-  if (job.a.halves) return spmm_halves(job, threads);
-  if (runs_code(job)) return spmm_by_code(job, threads);
+  const auto turn = [&](int64_t begin, int64_t end) {
+    pointwise_kernels().transpose(job.y, job.a.rows, job.pixels, job.y_tokens, begin, end);
+  };
+  const Phase last = phase(job.y_tokens ? job.a.rows : 0, kTurned, turn);
+  if (job.a.halves) return spmm_halves(job, threads, last);
+  if (runs_code(job)) return spmm_by_code(job, threads, last);
   const auto& kernels = spmm_kernels();
   const int64_t tile = tile_of(job, kernels) * kernels.lanes;
-  by_tiles(job, threads, tile, job.taps ? 0 : job.a.columns * tile,
-           [&](int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
-             kernels.run(job, first, count, begin, end, slab, sums);
-           });
+  by_tiles(
+      cut_of(job, tile, kernels.packs(job) ? job.a.columns * tile : 0), threads,
+      [&](int64_t first, int64_t count, int64_t from, int64_t to, float* slab) {
+        kernels.pack(job, first, count, from, to, slab);
+      },
+      [&](int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums) {
+        kernels.run(job, first, count, begin, end, slab, sums);
+      },
+      last);
 }
 
 bool is_valid(const BlockMatrix& a, int64_t entries) {

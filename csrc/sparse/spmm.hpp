@@ -37,10 +37,12 @@ struct Spmm {
   BlockMatrix a;
   const float* x = nullptr;
   int64_t x_stride = 0;             // floats from a row of x to the next
+  int64_t token_stride = 0;         // or: x is (pixels, columns), with so many floats from a pixel to the next
   const int64_t* taps = nullptr;    // or: where each row of x begins. Then x is readable for kOverread floats beyond.
   const uint16_t* halves = nullptr; // with taps, x in bfloat16 where the weights are
   float* y = nullptr;
   int64_t y_stride = 0;
+  float* y_tokens = nullptr;        // where y is then laid as (pixels, rows)
   int64_t pixels = 0;               // in a row of x, and of y when there are no gaps
   int64_t pitch = 0, width = 0;     // gaps: of each `pitch` pixels the first `width` are stored. 0: no gaps.
   Epilogue after;
@@ -51,11 +53,16 @@ constexpr int64_t kOverread = 16 * 16;
 
 constexpr int64_t kBand = 1 << 16;  // floats of unfinished sums held at a time, at least for one strip
 
-// The product for pixels [first, first + count) and strips [begin, end). `slab` has room for columns * tile vectors
-// (none with taps) and `sums` for kBand floats or one strip's vectors; both are aligned to 64 bytes.
+constexpr int64_t kWidest = 8 * 16;  // pixels in the widest tile of any level
+
+// A tile is the pixels [first, first + count): its columns [from, to) are packed into `slab`, which has room for
+// columns * tile vectors, and run multiplies strips [begin, end) with a slab that is full. `sums` has room for kBand
+// floats or one strip's vectors; both are aligned to 64 bytes.
 struct SpmmKernels {
   int64_t lanes;
   int64_t (*widest)(int64_t block);  // vectors in the widest tile
+  bool (*packs)(const Spmm& job);    // else x is read where it lies, and there is no slab
+  void (*pack)(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, float* slab);
   void (*run)(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t end, float* slab, float* sums);
 };
 

@@ -92,7 +92,7 @@ void add_panel(const Tile& tile, int64_t p, int64_t begin, int64_t end, int64_t 
   // Meanwhile this panel's rows of x come nearer for the next tile.
   const int64_t columns = a.columns - p * a.panel < a.panel ? a.columns - p * a.panel : a.panel;
   const float* ahead = job.x + p * a.panel * job.x_stride + tile.first + T * kLanes;
-  const bool is_far = !job.taps && r == 0 && a.columns * job.pixels >= kFar;
+  const bool is_far = !job.taps && !job.token_stride && r == 0 && a.columns * job.pixels >= kFar;
   int64_t due = 0;
   for (int64_t s = begin; s < end; ++s, partial += block * T * kLanes) {
     const int64_t from = pointers[s], to = pointers[s + 1], row = s * block + r;
@@ -122,9 +122,19 @@ void add_panel(const Tile& tile, int64_t p, int64_t begin, int64_t end, int64_t 
 // Whether x is better read where it lies than packed: when it is aligned, in whole vectors, its rows do not fall on
 // the same cache lines, and there are few multiplications for each element.
 bool reads_directly(const Spmm& job) {
+  if (job.token_stride) return false;
   const bool fits = job.pixels % kLanes == 0 && job.x_stride % 16 == 0 && job.x_stride % 256 != 0;
   const int64_t entries = job.a.pointers[job.a.panels() * job.a.strips()];
   return fits && reinterpret_cast<uintptr_t>(job.x) % 64 == 0 && entries * job.a.block < 64 * job.a.columns;
+}
+
+bool packs(const Spmm& job) { return !job.taps && !reads_directly(job); }
+
+template <int T>
+void pack_tile(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, float* slab) {
+  slab += from * T * kLanes;
+  if (job.token_stride) return turn(job, first, count, from, to, slab, T * kLanes);
+  pack<T>(job.x + from * job.x_stride + first, job.x_stride, to - from, count, slab);
 }
 
 // Rows go in bands, so that the unfinished sums stay in the second-level cache.
@@ -133,7 +143,6 @@ void run_tile(const Spmm& job, int64_t first, int64_t count, int64_t begin, int6
   const Tile tile{job, first, count};
   const BlockMatrix& a = job.a;
   const bool is_direct = reads_directly(job);
-  if (!job.taps && !is_direct) pack<T>(job.x + first, job.x_stride, a.columns, count, slab);
   const int64_t fitting = kBand / (a.block * T * kLanes), strips = fitting > 1 ? fitting : 1;
   for (int64_t band = begin; band < end; band += strips) {
     const int64_t band_end = band + strips < end ? band + strips : end;
@@ -150,6 +159,12 @@ void run_tile(const Spmm& job, int64_t first, int64_t count, int64_t begin, int6
       }
     }
   }
+}
+
+void pack_any(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, float* slab) {
+  static constexpr decltype(&pack_any) by_width[] = {pack_tile<1>, pack_tile<2>, pack_tile<3>, pack_tile<4>,
+                                                     pack_tile<5>, pack_tile<6>, pack_tile<7>, pack_tile<8>};
+  by_width[(count + kLanes - 1) / kLanes - 1](job, first, count, from, to, slab);
 }
 
 using Run = void (*)(const Spmm&, int64_t, int64_t, int64_t, int64_t, float*, float*);
@@ -172,6 +187,6 @@ void run(const Spmm& job, int64_t first, int64_t count, int64_t begin, int64_t e
 
 }  // namespace
 
-extern const SpmmKernels spmm_kernels = {kLanes, widest, run};
+extern const SpmmKernels spmm_kernels = {kLanes, widest, packs, pack_any, run};
 
 }  // namespace gossamer::GOSSAMER_NS

@@ -2,6 +2,7 @@
 #pragma once
 #include "activation_simd.hpp"
 #include "spmm.hpp"
+#include "transpose_simd.hpp"
 
 namespace gossamer::GOSSAMER_NS {
 namespace {
@@ -48,6 +49,15 @@ GOSSAMER_INLINE void finish_row(const Spmm& job, const V (&sums)[T], int64_t row
       store_first(y + at, finish(v), left);
     }
   }
+}
+
+// Columns [from, to) of `count` pixels that lie by tokens, as rows of `width` floats, zero beyond the last pixel.
+GOSSAMER_OUTLINED void turn(const Spmm& job, int64_t first, int64_t count, int64_t from, int64_t to, float* rows,
+                            int64_t width) {
+  transpose_block(job.x + first * job.token_stride + from, job.token_stride, count, to - from, rows, width);
+  if (count == width) return;
+  for (int64_t k = from; k < to; ++k, rows += width)
+    for (int64_t i = count; i < width; ++i) rows[i] = 0.0f;
 }
 
 // Copies rows of x side by side: aligned, without holes in the cache, zero beyond the last pixel.
