@@ -153,6 +153,8 @@ def test_what_is_no_network_is_refused():
         upcycle(model(Odd))
     with pytest.raises(ConfigError, match=r"near: .*0\.mlp"):
         find_ffn(model(), r".*\.mlps")
+    with pytest.raises(ConfigError, match=r"did you mean '0\.mlp'"):
+        upcycle(model(), ["0.mpl"])
     with pytest.raises(ConfigError, match="no feed-forward"):
         find_ffn(model(), r".*norm")
     with pytest.raises(ConfigError, match="last"):

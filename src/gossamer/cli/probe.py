@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +62,11 @@ def probe(
     wanted = [part.strip() for part in cuts.split(",")]
     table = sensitivity(asked.model, components, found, asked.metrics, cuts=wanted, keep=ratios, say=say)
     if report is not None:
-        table.write_page(report, f"Sensitivity of {model.resolve().name}")
+        source = text or images or pairs
+        lead = f"{type(asked.model).__name__}, cut without training; one part of {source} calibrates, another measures"
+        table.write_page(
+            report, f"Sensitivity of {model.resolve().name}", lead, shlex.join(["gossamer", *sys.argv[1:]])
+        )
     if as_json:
         print_json({"whole": table.whole, "rows": table.rows, "report": str(report) if report else None})
     else:

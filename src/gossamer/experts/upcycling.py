@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import CheckpointError, ConfigError
+from gossamer.errors import CheckpointError, ConfigError, unknown
 from gossamer.experts.ffn import find_ffn, stack
 from gossamer.experts.layer import Experts, MoE, moe_layers
 from gossamer.experts.loose import gather
@@ -52,7 +52,7 @@ def upcycle(
         ConfigError: nothing matches, k > n_experts, an unknown init, counts that do not divide.
         ShapeError: a network that cannot be stacked.
     """
-    found = find_ffn(model, names, last) if names is None or isinstance(names, str) else list(names)
+    found = _named(model, names, last)
     if init not in INITS:
         raise ConfigError(f"init must be one of {', '.join(INITS)}, got {init!r}")
     _check(router, n_experts, init, slices)
@@ -98,7 +98,7 @@ def upcycle_from(
     if len(models) < 2:
         raise ConfigError(f"needs at least two models to make a mixture of, got {len(models)}")
     base = models[0]
-    found = find_ffn(base, names, last) if names is None or isinstance(names, str) else list(names)
+    found = _named(base, names, last)
     _check(router, len(models), "copy", 1)
     for model in models:
         gather(model, found)
@@ -109,6 +109,16 @@ def upcycle_from(
         for name in found:
             put(base, name, stack([model.get_submodule(name) for model in models], dropout), router, dispatch)
     return base
+
+
+def _named(model: nn.Module, names: Sequence[str] | str | None, last: int | None) -> list[str]:
+    if names is None or isinstance(names, str):
+        return find_ffn(model, names, last)
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules:
+            raise unknown(f"module of {type(model).__name__}", name, find_ffn(model))
+    return list(names)
 
 
 def put(model: nn.Module, name: str, experts: Experts, router: Router, dispatch: str = "grouped") -> MoE:

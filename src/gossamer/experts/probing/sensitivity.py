@@ -39,9 +39,16 @@ class Sensitivity:
     whole: dict[str, float]
     rows: list[dict[str, Any]]
 
-    def write_page(self, path: Path, title: str = "Sensitivity to cuts") -> Path:
-        """A self-contained page with a chart and the table. Raises MissingExtra without matplotlib."""
-        return write_document(path, title, section("", self._chart()) + section("", self._table()))
+    def write_page(self, path: Path, title: str = "Sensitivity to cuts", lead: str = "", command: str = "") -> Path:
+        """A self-contained page with a chart and the table.
+
+        Args:
+            lead: a line under the title. command: that made the page.
+        Raises:
+            MissingExtra: matplotlib.
+        """
+        body = section("", self._chart()) + section("", self._table())
+        return write_document(path, title, body, lead=lead, command=command)
 
     def _table(self) -> str:
         names = list(self.whole)
