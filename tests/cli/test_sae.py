@@ -42,8 +42,13 @@ def test_the_page_and_the_steering(gossamer, made):
 
 
 def test_saelens_files_are_taken_too(gossamer, made):
-    assert json.loads((made / "lens" / "cfg.json").read_text())["architecture"] == "jumprelu"
+    config = json.loads((made / "lens" / "cfg.json").read_text())
+    assert config["architecture"] == "jumprelu"
     words = ("--sae", made / "lens", "--prompt", "To", "--set", "2=4.0", "--tokens", 3)
+    known = gossamer("sae", "steer", *words)
+    assert known.code == 0, known.err
+    config["metadata"]["model_name"] = "some-model-of-theirs"
+    (made / "lens" / "cfg.json").write_text(json.dumps(config))
     lacking = gossamer("sae", "steer", *words)
     assert lacking.code == 2
     assert "does not say which model it is for; give --model" in lacking.err

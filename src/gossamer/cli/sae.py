@@ -135,6 +135,9 @@ def _opened(folder: Path, model: str | None, module: str | None) -> tuple[Any, A
     from gossamer.autoencoders import load, load_language_model
 
     made, about = load(folder)
+    named = str(about.get("model_name"))  # in SAELens' format
+    if "model" not in about and Path(named.removeprefix("hf:")).is_dir():
+        about |= {"model": about["model_name"], "module": about.get("hook_name")}
     about = {"context": 128, "text": None, **about}
     about |= {key: value for key, value in (("model", model), ("module", module)) if value is not None}
     for key in ("model", "module"):
