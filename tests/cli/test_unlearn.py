@@ -50,6 +50,29 @@ def test_a_list_of_samples_and_a_random_share(gossamer, runs, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_second_request_does_not_bring_the_first_back(gossamer, runs, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = gossamer("unlearn", runs / "rigl", "--class", 3, *QUICK, "-o", first, "--json")
+    assert done.code == 0, done.err
+    (tmp_path / "ids.txt").write_text("5\n17\n4\n")
+    again = gossamer("unlearn", first, "--indices", tmp_path / "ids.txt", *QUICK, "-o", second, "--json")
+    assert again.code == 0, again.err
+    count = done.json["samples"]["forget"]
+    assert f"{count} samples of earlier requests are left out too" in again.err
+    assert again.json["samples"]["retain"] < done.json["samples"]["retain"]
+    assert again.json["scenario"] == "class-wise: 3"  # still gone, so the test leaves it out
+    listed = json.loads((second / "forgotten.json").read_text())["indices"]
+    assert {4, 5, 17} <= set(listed)
+    assert len(listed) == again.json["samples"]["forget"]
+    assert gossamer("compile", second).code == 0  # a folder like that of a run
+    other = ("--set", "data.options.val=0.2")
+    moved = gossamer("unlearn", first, "--class", 4, *other, "-o", tmp_path / "none")
+    assert (moved.code, "lists samples of" in moved.err) == (2, True), moved.err
+    (first / "forgotten.json").write_text("{")
+    torn = gossamer("unlearn", first, "--class", 4, "-o", tmp_path / "none")
+    assert (torn.code, "forgotten.json cannot be read" in torn.err) == (3, True), torn.err
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [

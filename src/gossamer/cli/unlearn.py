@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gossamer.reuse.unlearning import ForgetSplit
     from gossamer.training.config import Config
 
+FORGOTTEN = "forgotten.json"  # beside a model: which samples it must not see again
+
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-O", metavar="NAME=VALUE", help="Setting of the method; repeatable.")
 ]
@@ -45,14 +47,15 @@ def unlearn(
     """Make a trained classifier forget some training samples; write the new model, audit.json and audit.html.
 
     Rates and penalties are the paper's, for some thousand steps; with fewer steps raise them (-O lr=0.05 -O
-    gamma=2e-3). Masks beside the model, or else its exact zeros, stay.
+    gamma=2e-3). Masks beside the model, or else its exact zeros, stay. The result is a source of the next request:
+    what was forgotten before is forgotten again, never retained.
 
     Example: gossamer unlearn out/train --class 3 --method l1 -O gamma=2e-3 -O lr=0.05 --retrain -o out/request
     """
     from gossamer.cli.prune import find_weights
     from gossamer.data import load
     from gossamer.models import build, load_weights
-    from gossamer.reuse.unlearning import Retrain, make_method
+    from gossamer.reuse.unlearning import ForgetSplit, Retrain, make_method
     from gossamer.reuse.unlearning import unlearn as forget
     from gossamer.runs.model_files import save_model
 
@@ -68,6 +71,10 @@ def unlearn(
     use_data(data_dir)
     data = load(settings.data.name, **{"seed": settings.train.seed, **settings.data.options})
     split = _split(data, classes, indices, random, settings.train.seed)
+    before = _forgotten(weights.parent, settings)
+    if before:
+        split = ForgetSplit.by_index(data, sorted({*before, *_indices_of(split)}))
+        say(f"{len(before)} samples of earlier requests are left out too")
     say(f"{split.scenario}: {split.forget.samples} samples to forget, {split.retain.samples} stay")
     if dry_run:
         return
@@ -91,6 +98,7 @@ def unlearn(
     )
     kept = masks if isinstance(masks, dict) else {}
     save_model(output, made.cpu(), {name: mask.cpu() for name, mask in kept.items()}, {"unlearned": report.request})
+    _remember(output, settings, split)
     record, page = report.save(output)
     if as_json:
         print_json({"folder": str(output), "page": str(page), **report.as_json()})
@@ -99,6 +107,47 @@ def unlearn(
     for remark in report.remarks:
         say(f"note: {remark}")
     print(f"model: {output / 'model.safetensors'}   audit: {record}   page: {page}")
+
+
+def _indices_of(split: ForgetSplit) -> list[int]:
+    """Where the forgotten samples lie in the training set."""
+    from gossamer.data.dataset import Subset
+
+    source = split.forget.source
+    assert isinstance(source, Subset)
+    found: list[int] = source.indices.tolist()
+    return found
+
+
+def _remember(folder: Path, settings: Config, split: ForgetSplit) -> None:
+    """Write what the next command needs: the settings of the model, and what it has forgotten."""
+    import yaml
+
+    from gossamer.runs.files import write_json, write_text
+
+    write_text(folder / "config.yaml", yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    write_json(folder / FORGOTTEN, {"data": settings.data.model_dump(mode="json"), "indices": _indices_of(split)})
+
+
+def _forgotten(folder: Path, settings: Config) -> list[int]:
+    """The samples that earlier requests took from the model in `folder`.
+
+    Raises:
+        CheckpointError: a damaged list. ConfigError: a list of samples of other data.
+    """
+    import json
+
+    path = folder / FORGOTTEN
+    if not path.exists():
+        return []
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        data, indices = record["data"], [int(index) for index in record["indices"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); it says what the model beside it forgot") from error
+    if data != settings.data.model_dump(mode="json"):
+        raise ConfigError(f"{path} lists samples of {data}, not of {settings.data.name} with these options")
+    return indices
 
 
 def _options(pairs: list[str] | None) -> dict[str, Any]:
