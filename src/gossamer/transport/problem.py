@@ -104,7 +104,8 @@ def _finite(name: str, values: Tensor) -> None:
 
 def _marginal(name: str, given: Tensor, lead: torch.Size, size: int, cost: Tensor) -> Tensor:
     if given.shape not in ((size,), (*lead, size)):
-        raise ShapeError(f"marginal {name} must have shape {(*lead, size)} or {(size,)}, got {tuple(given.shape)}")
+        shapes = " or ".join(map(str, dict.fromkeys([(*lead, size), (size,)])))
+        raise ShapeError(f"marginal {name} must have shape {shapes}, got {tuple(given.shape)}")
     values = given.detach().to(cost.device, cost.dtype)
     _finite(f"marginal {name}", values)
     if bool((values < 0).any()):

@@ -217,6 +217,11 @@ def test_a_language_model_with_ready_patterns():
     assert torch.equal(model(tokens).detach(), whole)
 
 
+def test_routers_of_zeros_are_warned_of(model):
+    with pytest.warns(UserWarning, match="every token to the same 4 of 8 experts"):
+        to_moe(model, GEN, seen(model, GEN), 8, 4, noise=0.0)
+
+
 def test_the_page_shows_every_row(model, tmp_path):
     pytest.importorskip("matplotlib", reason="pictures need the report extra")
     table = sensitivity(model, [UND, GEN], {"und": seen(model, UND), "gen": seen(model, GEN)}, {"one": lambda m: 1.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -131,8 +132,14 @@ def to_moe(
     Args:
         experts, top_k: the released models' 16 and 8 (and 32 and 16). shared: 0 as released.
     Raises:
-        ConfigError: a post-norm component, or neurons that cannot be dealt to so many experts.
+        ConfigError: a post-norm component, or neurons that cannot be dealt to so many experts. Warns where routers of
+            zeros cannot tell experts apart.
     """
+    if noise == 0 and top_k < experts:
+        warnings.warn(
+            f"a router of zeros sends every token to the same {top_k} of {experts} experts; take noise > 0",
+            stacklevel=2,
+        )
     if component.post:
         raise ConfigError(f"component {component.name!r} has its norms after the additions; only others become experts")
     layers = find_layers(model, component)
