@@ -36,7 +36,7 @@ class Configuration:
 
 
 CONFIGURATIONS = {
-    "resnet-18": Configuration("resnet-18", "cifar100"),
+    "resnet-18": Configuration("gossamer.models.small_pictures:resnet18", "cifar100"),
     "mobilenet-v2": Configuration("mobilenet-v2", "cifar100"),
     "vit-tiny": Configuration(
         "vit-tiny", "cifar100", model_options={"width": 192, "depth": 9, "heads": 3}, optim=_ADAM

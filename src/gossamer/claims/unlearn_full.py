@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.data.dataset import Dataset
-from gossamer.models.zoo import build
+from gossamer.models.small_pictures import resnet18
 from gossamer.reuse.unlearning import METHODS, ForgetSplit, PruneFirst, make_method, unlearn
 from gossamer.reuse.unlearning.descent import train
 from gossamer.reuse.unlearning.masks import Job
@@ -18,10 +18,8 @@ from gossamer.training.config import TrainConfig
 from gossamer.training.task import Classification
 
 
-def full_size(
-    data: Dataset, run: str | None, how: str = "omp", epochs: int = 182, **model: Any
-) -> dict[str, dict[str, float]]:
-    """ResNet-18: prune, let it forget class 0 by every method with the paper's settings; resumable.
+def full_size(data: Dataset, run: str | None, how: str = "omp", epochs: int = 182) -> dict[str, dict[str, float]]:
+    """ResNet-18 with CIFAR's stem: prune, let it forget class 0 by every method with the paper's settings; resumable.
 
     Args:
         data: the paper's: CIFAR-10. run: folder of the runs, or None. how: see `PruneFirst`; "dense" does not prune.
@@ -31,7 +29,7 @@ def full_size(
     """
     config = paper_training(max(1, len(data.train)), epochs)
     folder = Path(run) if run else None
-    trained, masks = _original(data, folder, how, config, **model)
+    trained, masks = _original(data, folder, how, config)
     split = ForgetSplit.by_class(data, 0)
     reference: nn.Module | None = None
     found = {}
@@ -50,10 +48,8 @@ def full_size(
     return found
 
 
-def _original(
-    data: Dataset, folder: Path | None, how: str, config: TrainConfig, **model: Any
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    network = build("resnet-18", shape=data.shape, classes=data.classes, **model)
+def _original(data: Dataset, folder: Path | None, how: str, config: TrainConfig) -> tuple[nn.Module, dict[str, Tensor]]:
+    network = resnet18(shape=data.shape, classes=data.classes)
     where, resume = (folder / "train" if folder else None), folder is not None
     if how == "dense":
         return train(Classification(network), data.train, config, Job({}, run=where, resume=resume)), {}
