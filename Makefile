@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.gossamer-setup
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
+BENCHMARKS := $(filter-out %/plot.py %/side_by_side.py,$(wildcard benchmarks/*/*.py))
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: setup run test sanitize reproduce bench lint wheel
@@ -39,8 +40,13 @@ sanitize: setup
 reproduce: setup
 	$(BIN)/python -m gossamer.cli reproduce --stale
 
+# Every table and two plots in out/bench; a script that lacks an extra says so and the others run.
 bench: setup
-	for script in benchmarks/*/*.py; do $(BIN)/python "$$script" || exit 1; done
+	@mkdir -p out/bench
+	@for script in $(BENCHMARKS); do echo "$$script"; \
+	  $(BIN)/python "$$script" > "out/bench/$$(basename $$script .py).md" || echo "$$script did not finish"; done
+	@for table in layers fully_connected; do \
+	  $(BIN)/python benchmarks/execution/plot.py out/bench/$$table.md out/bench/$$table.png; done
 
 lint: setup
 	$(BIN)/ruff check src tests

@@ -9,6 +9,7 @@ a panel for each shape. Needs the extra `report`.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -23,9 +24,13 @@ def sections(text: str) -> list[tuple[str, Table, list[str]]]:
         title, *lines = part.splitlines()
         rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
         head, body = rows[0], rows[2:]
-        columns = {name: [float(row[i]) for row in body] for i, name in enumerate(head) if i >= 2}
+        columns = {name: [_number(row[i]) for row in body] for i, name in enumerate(head) if i >= 2}
         found.append((title, columns, [row[0] for row in body]))
     return found
+
+
+def _number(cell: str) -> float:
+    return math.nan if cell == "–" else float(cell)
 
 
 def panels(text: str) -> dict[str, tuple[list[float], Table]]:
@@ -54,7 +59,7 @@ def main() -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    drawn = panels(options.table.read_text().split("\n## Two threads")[0])
+    drawn = panels(options.table.read_text().split("\n## ")[0])
     size = (1.5 + 4 * len(drawn), 4.6)
     figure, axes = pyplot.subplots(1, len(drawn), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, (xs, columns)) in zip(axes[0], drawn.items(), strict=True):
