@@ -11,7 +11,7 @@ from kernel_products import PACKERS, check_close, sparse
 from gossamer.errors import ConfigError, ShapeError
 from gossamer.kernels import native
 from gossamer.kernels.epilogue import ACTIVATIONS
-from gossamer.kernels.pack import pack_bitmap, pack_csr_panel
+from gossamer.kernels.pack import pack_bf16, pack_bitmap, pack_csr_panel
 from gossamer.kernels.spmm import linear, spmm
 
 
@@ -87,6 +87,27 @@ def test_any_thread_count_gives_the_same_bits(level, packer, pixels):
     finally:
         native.set_threads(None)
     assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("packer", [*PACKERS, "bf16", "bf16 of 4"])
+@pytest.mark.parametrize("tokens", [3, 40, 130])
+def test_a_layer_on_several_threads_is_the_layer_on_one(level, packer, tokens):
+    # packing, products and the turn of the result follow each other on the same threads: more columns than one piece
+    # of the packing has, more rows than one of the turn, and neither a multiple of what a vector holds
+    weight, _, bias, _ = problem(130, 203, 1, 4)
+    pack = {"bf16": pack_bf16, "bf16 of 4": lambda w: pack_bf16(w, 4)} | PACKERS
+    packed, x = pack[packer](weight), torch.randn(tokens, 203)
+    try:
+        native.set_threads(1)
+        alone = linear(packed, x, bias=bias, activation="relu")
+        if not packer.startswith("bf16"):
+            check_close(alone, x @ weight.t() + bias, "relu", 203)
+        for count in (2, 3, 5):
+            native.set_threads(count)
+            for _ in range(20):
+                assert torch.equal(linear(packed, x, bias=bias, activation="relu"), alone)
+    finally:
+        native.set_threads(None)
 
 
 def test_dead_channels_do_not_spread_infinities(level):

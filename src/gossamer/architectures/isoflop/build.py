@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -49,31 +50,7 @@ def transformed(
         raise ConfigError(f"{family} layers with the options {dict(layer or {})}: {error}") from error
 
 
-def network(
-    base: str,
-    family: str,
-    sparsity: float,
-    shape: Sequence[int],
-    classes: int,
-    *,
-    base_options: Mapping[str, Any] | None = None,
-    layer: Mapping[str, Any] | None = None,
-    tokens: bool = False,
-    exclude: Sequence[str] = (),
-    first_dense: bool = True,
-    last_dense: bool = True,
-) -> nn.Module:
+@wraps(transformed, assigned=())  # a configuration's options are checked against that signature
+def network(*arguments: Any, **options: Any) -> nn.Module:
     """The network of `transformed`, dense until a recipe masks it."""
-    return transformed(
-        base,
-        family,
-        sparsity,
-        shape,
-        classes,
-        base_options=base_options,
-        layer=layer,
-        tokens=tokens,
-        exclude=exclude,
-        first_dense=first_dense,
-        last_dense=last_dense,
-    ).model
+    return transformed(*arguments, **options).model
